@@ -1,0 +1,202 @@
+"""The way in: bytes become a checked request, or an answer that tells the caller what to change.
+
+The request's shape is made from the contract: join keys and request inputs, flat, plus an optional request id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+import orjson
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic.fields import FieldInfo
+from starlette.requests import Request
+
+from service.clock import Clock, as_utc
+from service.contract import Contract, FieldSpec
+from service.errors import BadRequest, TooLarge
+
+RequestId = Annotated[
+    str, Field(pattern=r"^[\x21-\x7e]{1,128}$", description="Your id of this request; made when absent.")
+]
+_TYPES: dict[str, Any] = {"float": float, "int": int, "str": str, "bool": bool, "timestamp": AwareDatetime}
+_NOUNS = {
+    "float": "a finite number",
+    "int": "a whole number",
+    "str": "a string",
+    "bool": "true or false",
+    "timestamp": "an ISO 8601 time with offset",
+}
+
+
+class PredictAnswer(BaseModel):
+    """What a prediction request gets back."""
+
+    request_id: str = Field(description="Identifies the prediction in the logs; send it back with its label.")
+    prediction: float = Field(description="The answer.")
+    role: str = Field(description="Who gave it: primary, fallback, or none (the safe default).")
+    model_version: str | None = Field(description="Version of the model that gave it.")
+    confidence: str = Field(description="normal, degraded (act with care), none (no model answered).")
+    fallback_reason: str | None = Field(description="Why the primary did not answer.")
+    violations: list[dict[str, str]] = Field(
+        description="How the features broke their contract: feature, kind, message."
+    )
+
+
+class Label(BaseModel):
+    """The ground truth of one prediction."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+    request_id: RequestId
+    label: float = Field(ge=0, le=1, description="The truth: 1 when it happened, 0 when not.")
+    known_at: AwareDatetime = Field(description="When it became known, ISO 8601 with offset.")
+
+
+def request_model(contract: Contract) -> type[BaseModel]:
+    """Make the pydantic model of a contract's flat request (strict, no unknown fields, no NaN or Infinity)."""
+    fields: dict[str, Any] = {spec.name: _field(spec) for spec in contract.request_fields}
+    fields["request_id"] = (RequestId | None, None)
+    config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+    return create_model("PredictRequest", __config__=config, **fields)
+
+
+def _field(spec: FieldSpec) -> tuple[Any, FieldInfo]:
+    kind = Literal[spec.allowed] if spec.allowed else _TYPES[spec.dtype]
+    return (kind | None if spec.nullable else kind), Field(
+        ge=spec.minimum, le=spec.maximum, description=spec.description
+    )
+
+
+class Door:
+    """Checks requests against the contract and the clock."""
+
+    def __init__(self, contract: Contract, clock: Clock, body_limit: int, batch_limit: int) -> None:
+        self.model = request_model(contract)
+        self._specs = {spec.name: spec for spec in contract.request_fields}
+        self._timed = [s for s in contract.request_fields if s.earliest is not None or s.latest is not None]
+        self._clock = clock
+        self._body_limit = body_limit
+        self._batch_limit = batch_limit
+
+    async def body(self, request: Request) -> bytes:
+        """Read a JSON body, no further than the limit.
+
+        Raises:
+            BadRequest: 413 when it is too large, 415 when it is not JSON by its content type.
+        """
+        kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+        if kind not in ("application/json", ""):
+            raise BadRequest([_problem("content-type", kind, "is not accepted; send application/json")], 415)
+        declared = request.headers.get("content-length", "0")
+        if declared.isdigit() and int(declared) > self._body_limit:
+            raise TooLarge(self._body_limit)
+        chunks, size = [], 0
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > self._body_limit:
+                raise TooLarge(self._body_limit)
+            chunks.append(chunk)
+        return b"".join(chunks)
+
+    def one(self, body: bytes) -> dict[str, Any]:
+        """Parse one request.
+
+        Raises:
+            BadRequest: 400 for malformed JSON, 422 naming each wrong field.
+        """
+        try:
+            parsed = self.model.model_validate_json(body)
+        except ValidationError as error:
+            raise self._explain(error) from None
+        values = {name: _plain(value) for name, value in parsed.__dict__.items()}
+        if problems := self._limits(values):
+            raise BadRequest(problems)
+        return values
+
+    def rows(self, body: bytes) -> list[bytes]:
+        """Split a list body into its rows, unchecked.
+
+        Raises:
+            BadRequest: 400 for malformed JSON, 422 when it is no list, is empty, or is too long.
+        """
+        try:
+            rows = orjson.loads(body)
+        except orjson.JSONDecodeError as error:
+            raise BadRequest([_problem("body", "", f"is not JSON: {error}")], 400) from None
+        if not isinstance(rows, list) or not 1 <= len(rows) <= self._batch_limit:
+            found = f"a list of {len(rows)}" if isinstance(rows, list) else type(rows).__name__
+            raise BadRequest([_problem("body", "", f"is {found}; send a list of 1 to {self._batch_limit} objects")])
+        return [orjson.dumps(row) for row in rows]
+
+    def labels(self, body: bytes) -> list[Label]:
+        """Parse ground truths: one object, or a list of them; all or nothing.
+
+        Raises:
+            BadRequest: as :meth:`rows`, naming row and field.
+        """
+        rows = self.rows(body if body.lstrip()[:1] == b"[" else b"[" + body + b"]")
+        labels = []
+        for number, row in enumerate(rows):
+            try:
+                labels.append(Label.model_validate_json(row))
+            except ValidationError as error:
+                prefix = f"[{number}]."
+                raise BadRequest([_problem_of(e, None, prefix) for e in error.errors()]) from None
+        return labels
+
+    def _explain(self, error: ValidationError) -> BadRequest:
+        errors = error.errors()
+        if errors[0]["type"] == "json_invalid":
+            reason = errors[0].get("ctx", {}).get("error", "")
+            return BadRequest([_problem("body", "", f"is not JSON: {reason}; send one flat object")], 400)
+        return BadRequest([_problem_of(e, self._specs.get(str(e["loc"][0])) if e["loc"] else None) for e in errors])
+
+    def _limits(self, values: Mapping[str, Any]) -> list[dict[str, str]]:
+        problems = []
+        now = self._clock.now() if self._timed else None
+        for spec in self._timed:
+            at = values[spec.name]
+            if at is None or now is None:
+                continue
+            if spec.earliest is not None and at < now + spec.earliest:
+                limit = (now + spec.earliest).isoformat()
+                problems.append(_problem(spec.name, at.isoformat(), f"is before {limit}; send a later time"))
+            if spec.latest is not None and at > now + spec.latest:
+                limit = (now + spec.latest).isoformat()
+                problems.append(_problem(spec.name, at.isoformat(), f"is after {limit}; send an earlier time"))
+        return problems
+
+
+def expected(spec: FieldSpec) -> str:
+    """Say in words what a field takes: ``a finite number from 1 to 6000``."""
+    if spec.allowed:
+        return f"one of {', '.join(spec.allowed)}"
+    text = _NOUNS[spec.dtype]
+    if spec.minimum is not None:
+        text += f" from {spec.minimum:g}"
+    if spec.maximum is not None:
+        text += f" to {spec.maximum:g}" if spec.minimum is not None else f" up to {spec.maximum:g}"
+    return text + (" or null" if spec.nullable else "")
+
+
+def _plain(value: Any) -> Any:
+    return as_utc(value) if isinstance(value, datetime) else value
+
+
+def _problem_of(error: Mapping[str, Any], spec: FieldSpec | None, prefix: str = "") -> dict[str, str]:
+    field = prefix + ".".join(str(part) for part in error["loc"])
+    if error["type"] == "missing":
+        return _problem(field, "", f"is missing; send {expected(spec)}" if spec else "is missing; send it")
+    if error["type"] == "extra_forbidden":
+        return _problem(field, error["input"], "is not a field of this request; remove it")
+    if spec is None:
+        return _problem(field or "body", error["input"], f"is wrong: {error['msg']}")
+    return _problem(field, error["input"], f"is wrong ({error['msg']}); send {expected(spec)}")
+
+
+def _problem(field: str, value: Any, text: str) -> dict[str, str]:
+    shown = "" if value == "" else str(value)[:80]
+    return {"field": field, "value": shown, "message": f"{field}={shown} {text}" if shown else f"{field} {text}"}

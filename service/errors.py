@@ -1,0 +1,56 @@
+"""Every error this project raises on purpose.
+
+UnderstudyError
+├── BadRequest            4xx: the caller can fix it
+│   └── TooLarge          413
+├── NotReady              the bundle is not set up; the message names the command that does it
+├── ContractError         a feature definition contradicts itself
+├── DataError             a table or file is damaged; the message names table, column and rows
+└── PackageError          a model package is missing, altered or of an unknown format
+"""
+
+from __future__ import annotations
+
+
+class UnderstudyError(Exception):
+    """Base of all deliberate errors; the text is meant for a person."""
+
+
+class BadRequest(UnderstudyError):
+    """The request cannot be answered as sent.
+
+    Attributes:
+        status: HTTP status, 4xx.
+        problems: one entry per field: ``field``, ``value`` (shortened), ``message``.
+    """
+
+    status = 422
+
+    def __init__(self, problems: list[dict[str, str]], status: int = 422) -> None:
+        super().__init__("; ".join(p["message"] for p in problems))
+        self.problems = problems
+        self.status = status
+
+
+class TooLarge(BadRequest):
+    """The request body is over the limit."""
+
+    def __init__(self, limit: int) -> None:
+        message = f"body is larger than {limit} bytes (limit {limit}); send fewer rows per request"
+        super().__init__([{"field": "body", "value": "", "message": message}], status=413)
+
+
+class NotReady(UnderstudyError):
+    """Something must be made first; the message names the command."""
+
+
+class ContractError(UnderstudyError):
+    """A contract tag is malformed or contradicts the definition it stands on."""
+
+
+class DataError(UnderstudyError):
+    """Input data is damaged; nothing was changed."""
+
+
+class PackageError(UnderstudyError):
+    """A model package cannot be trusted or read."""

@@ -1,0 +1,126 @@
+"""Looks a request's features up, once, and says what is wrong with them.
+
+Stored values are read through Feast's ``OnlineStore.online_read`` with the view objects of the definitions
+module. The registry stays out of it on purpose: it holds on-demand functions as dill, which a service must
+not load (feast 0.67), and each value comes with its own event time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from feast import FeatureView, OnDemandFeatureView
+from feast.infra.online_stores.helpers import get_online_store_from_config
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.protos.feast.types.Value_pb2 import Value
+from feast.repo_config import RepoConfig
+
+from service.batcher import Batcher
+from service.contract import Contract, ViewSpec
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What the online store holds for one row.
+
+    Attributes:
+        values: per view its feature values; a view without an entry was not found.
+        event_times: per view the event time of those values, UTC, or None.
+    """
+
+    values: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    event_times: Mapping[str, datetime | None] = field(default_factory=dict)
+
+
+class Lookup(Protocol):
+    """Anything that finds stored features."""
+
+    async def fetch(self, row: Row) -> Stored:
+        """Return what is stored for the row's join keys; raises when the store cannot be asked."""
+        ...
+
+
+class OnlineLookup:
+    """Reads the online store on one thread, many waiting rows in one read.
+
+    Feast's SQLite store has no asynchronous read and one connection; a thread keeps a slow or locked store
+    from stalling the event loop.
+    """
+
+    def __init__(self, config: RepoConfig, contract: Contract, definitions: Mapping[str, Any]) -> None:
+        self._config = config
+        self._views = contract.views
+        objects = [o for o in definitions.values() if isinstance(o, FeatureView)]
+        self._tables = {o.name: o for o in objects if not isinstance(o, OnDemandFeatureView)}
+        self._store = get_online_store_from_config(config.online_store)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="online-store")
+        self._batcher: Batcher[Row, Stored] = Batcher(self._read_later, max_size=256)
+
+    async def fetch(self, row: Row) -> Stored:
+        """Return what is stored for the row's join keys.
+
+        Raises:
+            Exception: whatever the store raises when it is gone, locked or of another layout.
+        """
+        return await self._batcher.submit(row)
+
+    async def _read_later(self, rows: Sequence[Row]) -> Sequence[Stored]:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self.read, rows)
+
+    def read(self, rows: Sequence[Row]) -> list[Stored]:
+        """Read many rows at once, in the calling thread."""
+        values: list[dict[str, Mapping[str, Any]]] = [{} for _ in rows]
+        times: list[dict[str, datetime | None]] = [{} for _ in rows]
+        for view in self._views:
+            found = self._read_view(view, rows)
+            for i, row in enumerate(rows):
+                at, content = found.get(_key_values(view, row), (None, None))
+                times[i][view.name] = at
+                if content is not None:
+                    values[i][view.name] = content
+        return [Stored(v, t) for v, t in zip(values, times, strict=True)]
+
+    def _read_view(
+        self, view: ViewSpec, rows: Sequence[Row]
+    ) -> dict[tuple[Any, ...], tuple[datetime | None, Mapping[str, Any] | None]]:
+        wanted = list(dict.fromkeys(_key_values(view, row) for row in rows))
+        wanted = [key for key in wanted if None not in key]
+        if not wanted:
+            return {}
+        protos = [_entity_key(view.keys, key) for key in wanted]
+        answers = self._store.online_read(self._config, self._tables[view.name], protos, list(view.features))
+        return {
+            key: (_utc(at), None if content is None else {n: _python(v) for n, v in content.items()})
+            for key, (at, content) in zip(wanted, answers, strict=True)
+        }
+
+
+def _key_values(view: ViewSpec, row: Row) -> tuple[Any, ...]:
+    return tuple(row.get(key) for key in view.keys)
+
+
+def _entity_key(names: Sequence[str], values: Sequence[Any]) -> EntityKey:
+    protos = [Value(int64_val=v) if isinstance(v, int) else Value(string_val=v) for v in values]
+    return EntityKey(join_keys=list(names), entity_values=protos)
+
+
+def _python(value: Value) -> Any:
+    kind = value.WhichOneof("val")
+    if kind is None or kind == "null_val":
+        return None
+    if kind == "unix_timestamp_val":
+        return datetime.fromtimestamp(value.unix_timestamp_val, UTC)
+    return getattr(value, kind)
+
+
+def _utc(at: datetime | None) -> datetime | None:
+    if at is None:
+        return None
+    return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)

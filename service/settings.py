@@ -1,0 +1,79 @@
+"""All settings of the bundle: one frozen object, one environment prefix, one sentence each."""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+ROOT = Path(__file__).resolve().parents[1]
+PREFIX = "UNDERSTUDY_"
+
+
+class Settings(BaseSettings):
+    """Settings, read once from the environment; an unknown ``UNDERSTUDY_`` variable is an error."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    state_dir: Path = Field(
+        ROOT / "state", description="Folder of everything that changes: feature tables, online store, logs."
+    )
+    models_dir: Path = Field(ROOT / "models", description="Folder of the model packages and of `roles.json`.")
+    clock: str = Field(
+        "wall", description="`wall`, an ISO instant to start from, or the path of a replay's clock file."
+    )
+    deadline_ms: float = Field(50.0, gt=0, description="Time within which every answer is given, in milliseconds.")
+    fallback_reserve_ms: float = Field(15.0, gt=0, description="Part of the deadline kept back for the fallback.")
+    body_limit_bytes: int = Field(1_048_576, gt=0, description="Largest request body accepted; more is 413.")
+    batch_limit: int = Field(1000, gt=0, description="Most rows in one `/predict_batch` or `/labels` call.")
+    shadow_sample: float = Field(1.0, ge=0, le=1, description="Share of requests rehearsed by the shadow.")
+    shadow_queue: int = Field(
+        1000, gt=0, description="Requests that may wait for the shadow; more are dropped, counted."
+    )
+    shadow_batch: int = Field(32, gt=0, description="Most rows sent to the shadow in one call.")
+    shadow_timeout_ms: float = Field(1000.0, gt=0, description="Time the shadow has for one call, in milliseconds.")
+    shadow_drain_s: float = Field(
+        5.0, ge=0, description="Time the shadow's queue has to empty at shutdown, in seconds."
+    )
+    segment_bytes: int = Field(
+        64_000_000, gt=0, description="Size at which a log segment is closed and a new one begun."
+    )
+
+    @model_validator(mode="after")
+    def _reserve_fits(self) -> Self:
+        if self.fallback_reserve_ms >= self.deadline_ms:
+            msg = (
+                f"fallback_reserve_ms={self.fallback_reserve_ms} leaves the primary no time "
+                f"(deadline_ms={self.deadline_ms}); make it smaller"
+            )
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _no_unknown_variable(self) -> Self:
+        known = {PREFIX + name.upper() for name in type(self).model_fields}
+        unknown = sorted(v for v in os.environ if v.startswith(PREFIX) and v not in known)
+        if unknown:
+            msg = f"unknown setting {', '.join(unknown)}; known: {', '.join(sorted(known))}"
+            raise ValueError(msg)
+        return self
+
+    @property
+    def features_dir(self) -> Path:
+        """Folder of the offline feature tables."""
+        return self.state_dir / "features"
+
+    @property
+    def log_dir(self) -> Path:
+        """Folder of the prediction, shadow and label logs."""
+        return self.state_dir / "logs"
+
+
+@lru_cache(maxsize=1)
+def settings() -> Settings:
+    """Return the process's settings, read from the environment on first use."""
+    return Settings()

@@ -1,0 +1,84 @@
+"""Lines on disk: whole, in order, and never at the price of an answer."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from service.prediction_log import SegmentLog
+
+
+def lines(folder: Path) -> list[dict[str, object]]:
+    """All records below a folder, segment by segment."""
+    return [json.loads(line) for path in sorted(folder.glob("*.jsonl")) for line in path.read_text().splitlines()]
+
+
+def test_records_come_back_in_order_across_segments(tmp_path: Path) -> None:
+    log = SegmentLog(tmp_path, segment_bytes=100)
+
+    kept = [log.append({"i": i, "x": 0.1 + 0.2, "nan": float("nan")}) for i in range(20)]
+
+    assert all(kept)
+    assert len(list(tmp_path.glob("*.jsonl"))) > 1
+    assert lines(tmp_path) == [{"i": i, "x": 0.30000000000000004, "nan": None} for i in range(20)]
+
+
+def test_a_killed_process_loses_no_record_it_was_told_is_kept(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from service.prediction_log import SegmentLog\n"
+        "log = SegmentLog(Path(sys.argv[1]), 10_000)\n"
+        "for i in range(10**9):\n"
+        "    assert log.append({'i': i}); print(i, flush=True)\n"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    acknowledged = [int(child.stdout.readline()) for _ in range(2000)]
+    child.send_signal(signal.SIGKILL)
+    acknowledged += [int(line) for line in child.stdout.read().splitlines()]
+    child.wait()
+
+    assert [r["i"] for r in lines(tmp_path)][: len(acknowledged)] == acknowledged
+
+
+def test_a_record_that_does_not_fit_on_the_disk_leaves_no_half_line(tmp_path: Path) -> None:
+    log = SegmentLog(tmp_path, segment_bytes=10**9)
+    assert log.append({"i": 0})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20, hard))
+    try:
+        refused = [log.append({"i": 1, "text": "x" * 100}) for _ in range(3)]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+
+    assert refused == [False, False, False]
+    assert log.append({"i": 2})
+    assert lines(tmp_path) == [{"i": 0}, {"i": 2}]
+
+
+def test_logging_heals_when_its_folder_can_be_written_again(tmp_path: Path) -> None:
+    blocked = tmp_path / "logs"
+    blocked.write_text("a file where the folder should be")
+    log = SegmentLog(blocked, 1000)
+    assert not log.append({"i": 0})
+
+    blocked.unlink()
+
+    assert log.append({"i": 1})
+    assert lines(blocked) == [{"i": 1}]
+
+
+def test_two_logs_of_one_process_never_share_a_segment(tmp_path: Path) -> None:
+    first = SegmentLog(tmp_path, 1000)
+    assert first.append({"i": 0})
+
+    with pytest.raises(OSError, match="exists"):
+        os.open(next(tmp_path.glob("*.jsonl")), os.O_CREAT | os.O_EXCL)

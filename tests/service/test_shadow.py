@@ -1,0 +1,93 @@
+"""The shadow hurts nobody, and every sampled request is accounted for."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.fakes import FakeRunner, MemoryLog
+from service.shadow import Rehearsal, ShadowPath
+from tests.bundle import NOW
+
+
+def rehearse(
+    count: int, runner: FakeRunner, *, queue: int = 1000, drain_s: float = 5.0, timeout_s: float = 0.05
+) -> Any:
+    """Offer ``count`` requests at once, drain, and return the ledger by (outcome, reason)."""
+    log = MemoryLog()
+
+    async def run() -> None:
+        path = ShadowPath(runner, log, sample=1.0, queue=queue, batch=4, timeout_s=timeout_s)
+        for i in range(count):
+            path.offer(Rehearsal(str(i), NOW, {"x": i}))
+        await path.close(drain_s)
+
+    asyncio.run(run())
+    assert len({r["request_id"] for r in log.records}) == len(log.records)
+    return Counter((r["outcome"], r["reason"]) for r in log.records)
+
+
+def fails(_: Mapping[str, Any]) -> float:
+    """Raise as a dead runner does."""
+    msg = "gone"
+    raise ConnectionError(msg)
+
+
+@pytest.mark.parametrize(
+    ("runner", "ledger"),
+    [
+        (FakeRunner(lambda _: 0.5), {("scored", None): 10}),
+        (FakeRunner(fails), {("dropped", "error"): 10}),
+        (FakeRunner(lambda _: 0.5, delay_s=9), {("dropped", "timeout"): 10}),
+        (FakeRunner(lambda _: math.nan), {("dropped", "invalid_output"): 10}),
+        (FakeRunner(lambda _: None), {("dropped", "invalid_output"): 10}),
+    ],
+    ids=["well", "dead", "hung", "nan", "null"],
+)
+def test_each_way_of_failing_has_its_reason(runner: FakeRunner, ledger: dict[Any, int]) -> None:
+    assert rehearse(10, runner) == ledger
+
+
+def test_more_than_the_queue_holds_is_dropped_not_waited_for() -> None:
+    assert rehearse(10, FakeRunner(lambda _: 0.5), queue=4) == {("scored", None): 4, ("dropped", "queue_full"): 6}
+
+
+def test_what_cannot_be_scored_before_the_drain_ends_is_dropped_as_shutdown() -> None:
+    ledger = rehearse(10, FakeRunner(lambda _: 0.5, delay_s=30), drain_s=0.01, timeout_s=60)
+
+    assert ledger == {("dropped", "shutdown"): 10}
+
+
+@given(count=st.integers(1, 40), queue=st.integers(1, 20), bad=st.sets(st.integers(0, 39)))
+def test_sampled_is_scored_plus_dropped(count: int, queue: int, bad: set[int]) -> None:
+    ledger = rehearse(count, FakeRunner(lambda row: math.nan if row["x"] in bad else 0.5), queue=queue)
+
+    assert sum(ledger.values()) == count
+
+
+def sampled(share: float) -> Callable[[str], bool]:
+    """The sampling decision at a share."""
+    return ShadowPath(FakeRunner(lambda _: 0.5), MemoryLog(), sample=share, queue=1, batch=1, timeout_s=1).samples
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 1.0])
+def test_sampling_keeps_its_share_and_is_the_same_for_the_same_id(share: float) -> None:
+    ids = [f"request-{i}" for i in range(4000)]
+
+    kept = [i for i in ids if sampled(share)(i)]
+
+    assert abs(len(kept) / len(ids) - share) < 0.03
+    assert kept == [i for i in ids if sampled(share)(i)]
+
+
+def test_nothing_is_sampled_while_no_model_plays_the_shadow() -> None:
+    path = ShadowPath(None, MemoryLog(), sample=1.0, queue=1, batch=1, timeout_s=1)
+
+    assert not any(path.samples(str(i)) for i in range(100))
