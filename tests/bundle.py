@@ -103,4 +103,4 @@ def store_rows(settings: Settings, rows: Mapping[str, Mapping[str, Any]], at: da
     store.apply([o for o in vars(definitions).values() if hasattr(o, "to_proto")])
     for name, row in rows.items():
         frame = pd.DataFrame([{**row, "event_timestamp": at or NOW - timedelta(minutes=10)}])
-        store.write_to_online_store(name, frame.replace({None: np.nan}))
+        store.write_to_online_store(name, frame.astype({c: float for c in frame if frame[c].isna().all()}))

@@ -1,0 +1,115 @@
+# Understudy: every step of the pipeline is a target here; `make` alone lists them.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.ONESHELL:
+.SHELLFLAGS := -eu -o pipefail -c
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PY := PYTHONPATH=. $(BIN)/python
+READY := $(VENV)/.installed
+
+# The moment training stands at: it sees nothing that became known later.
+AS_OF ?= 2013-10-01
+ROLE ?= auto
+START ?= 2013-10-01
+END ?= 2013-10-15
+URL ?= http://127.0.0.1:3000
+SPEED ?= 0
+PORT ?= 3000
+HOST ?= 127.0.0.1
+# `wall`, an ISO instant to start from, or a replay's clock file.
+CLOCK ?= $(CURDIR)/state/clock
+FILE ?=
+BACKEND ?= docker
+
+export BENTOML_DO_NOT_TRACK := True
+export DO_NOT_TRACK := 1
+
+.PHONY: help
+help: ## list the targets in pipeline order
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(READY): requirements/dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is %s; set PYTHON=" % sys.version.split()[0])'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	echo "==> installing the locked packages into $(VENV)" >&2
+	# uv is an accelerator only: where it cannot be had, pip installs the same lock.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv || true
+	if [ -x $(BIN)/uv ] && $(BIN)/uv pip install --quiet --require-hashes --python $(BIN)/python -r requirements/dev.txt; then :; \
+	else $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt; fi
+	touch $@
+
+.PHONY: install
+install: $(READY) ## make .venv from the lock
+
+.PHONY: demo
+demo: $(READY) ## the whole loop on real data: train, serve, replay, label, compare (about 4 minutes)
+	@$(PY) -m deploy.demo --primary-as-of 2013-07-01 --shadow-as-of 2013-10-01 --start 2013-10-01 --end 2013-10-15
+
+.PHONY: train
+train: $(READY) ## train as of AS_OF; the first run seats primary and fallback, later ones propose a shadow
+	@$(PY) -m training.train --as-of $(AS_OF) --role $(ROLE)
+
+.PHONY: backtest
+backtest: $(READY) ## train as of 1 October, score October to December
+	@$(PY) -m training.backtest
+
+.PHONY: serve
+serve: $(READY) ## bentoml serve on HOST:PORT, its clock CLOCK (wall, an ISO instant, or the replay's clock file)
+	@if [ "$(CLOCK)" = "$(CURDIR)/state/clock" ] && [ ! -e "$(CLOCK)" ]; then mkdir -p state; echo "$(START)T00:00:00+00:00" > "$(CLOCK)"; fi
+	PYTHONPATH=. UNDERSTUDY_CLOCK="$(CLOCK)" exec $(BIN)/bentoml serve --host $(HOST) --port $(PORT)
+
+.PHONY: replay
+replay: $(READY) ## send START..END to the service at URL in event time, at most SPEED times real time (0: no limit)
+	@UNDERSTUDY_CLOCK="$(CLOCK)" $(PY) -m monitoring.replay --url $(URL) --start $(START) --end $(END) --speed $(SPEED)
+
+.PHONY: compare
+compare: $(READY) ## compare shadow with primary from the logs: page, JSON, verdict
+	@$(PY) -m monitoring.compare_job
+
+.PHONY: bento
+bento: $(READY) ## build the Bento: service, feature definitions and models
+	@PYTHONPATH=. $(BIN)/bentoml build
+
+.PHONY: containerize
+containerize: $(READY) ## make an image of the newest Bento with BACKEND (docker, podman, buildah, ...)
+	@PYTHONPATH=. $(BIN)/bentoml containerize understudy:latest --backend $(BACKEND) --image-tag understudy:latest
+
+.PHONY: bench-join
+bench-join: $(READY) ## time and memory of the point-in-time join over all rows
+	@$(PY) -m benchmarks.join
+
+.PHONY: bench
+bench: bench-join backtest ## every benchmark
+
+.PHONY: check
+check: $(READY) ## ruff, mypy strict, import directions, docs are current
+	@$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(PY) -m pytest tests/project
+
+.PHONY: test
+test: $(READY) ## every test that needs no server
+	@$(PY) -m pytest -m "not services"
+
+.PHONY: test-services
+test-services: $(READY) ## tests against real servers (see docs/development.md)
+	@$(PY) -m pytest -m services
+
+.PHONY: docs
+docs: $(READY) ## rewrite the generated parts of the documentation
+	@$(PY) -m tests.project.generate
+
+.PHONY: lock
+lock: $(READY) ## resolve the lock files anew
+	@$(BIN)/uv pip compile --quiet --no-emit-index-url --generate-hashes --universal --python-version 3.11 \
+	  --custom-compile-command "make lock" --group dev pyproject.toml -o requirements/dev.txt
+	$(BIN)/uv pip compile --quiet --no-emit-index-url --generate-hashes --universal --python-version 3.11 \
+	  --custom-compile-command "make lock" --group service pyproject.toml -c requirements/dev.txt -o requirements/service.txt
+
+.PHONY: clean
+clean: ## remove what demo, training and builds made (not .venv)
+	@rm -rf demo state models bentos

@@ -1,0 +1,1 @@
+"""The deploy stage: what runs the bundle."""

@@ -1,0 +1,225 @@
+"""The real thing: `bentoml serve` on a small bundle, asked over HTTP, and hurt."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from service.settings import ROOT
+from tests.bundle import NOW, REQUEST, make_bundle
+from tests.serving import Served, served
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A served bundle, its clock standing at NOW."""
+    folder = tmp_path_factory.mktemp("live")
+    with served(make_bundle(folder), folder) as running:
+        yield running
+
+
+def test_a_good_request_is_answered_by_the_primary_and_logged(live: Served) -> None:
+    status, answer = live.post("/predict", {**REQUEST, "request_id": "good"})
+
+    assert (status, answer["role"], answer["confidence"], answer["request_id"]) == (200, "primary", "normal", "good")
+    (record,) = [r for r in live.records("predictions") if r["request_id"] == "good"]
+    assert record["prediction"] == answer["prediction"]
+    assert record["at"].startswith(NOW.isoformat()[:16])
+
+
+def test_the_shadow_rehearses_the_same_request(live: Served) -> None:
+    live.post("/predict", {**REQUEST, "request_id": "rehearsed"})
+
+    (record,) = live.wait_for("shadow", lambda r: r["request_id"] == "rehearsed")
+
+    assert (record["outcome"], record["model_version"]) == ("scored", "6")
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "named"),
+    [
+        (b"{", 400, "body"),
+        (json.dumps({**REQUEST, "origin": "XXX"}).encode(), 422, "origin"),
+        (json.dumps({**REQUEST, "distance": float("nan")}).encode(), 422, "distance"),
+        (b"0" * 10_000_000, 413, "body"),
+    ],
+    ids=["malformed", "closed set", "nan", "10 MB"],
+)
+def test_bad_requests_get_a_4xx_that_names_the_field(live: Served, body: bytes, status: int, named: str) -> None:
+    got, answer = live.post("/predict", body)
+
+    assert got == status
+    assert [p["field"] for p in answer["problems"]] == [named]
+
+
+def test_other_media_types_and_pickle_are_refused(live: Served) -> None:
+    assert live.post("/predict", b"x", "application/vnd.bentoml+pickle")[0] == 415
+    assert live.post("/predict", b"origin=EWR", "application/x-www-form-urlencoded")[0] == 415
+
+
+def test_a_batch_answers_row_by_row(live: Served) -> None:
+    rows = [REQUEST, {**REQUEST, "origin": "XXX"}, {**REQUEST, "tailnum": "never seen"}] * 20
+
+    status, answers = live.post("/predict_batch", rows)
+
+    assert (status, len(answers)) == (200, 60)
+    assert {a["role"] for a in answers[0::3]} == {"primary"}
+    assert {a["problems"][0]["field"] for a in answers[1::3]} == {"origin"}
+    assert {a["confidence"] for a in answers[2::3]} == {"degraded"}
+
+
+def test_labels_are_kept(live: Served) -> None:
+    label = {"request_id": "good", "label": 1, "known_at": "2013-10-01T18:00:00+00:00"}
+
+    status, answer = live.post("/labels", [label])
+
+    assert (status, answer) == (200, {"received": 1, "kept": 1})
+    assert [r["label"] for r in live.records("labels") if r["request_id"] == "good"] == [1.0]
+
+
+def test_the_openapi_document_knows_the_contract(live: Served) -> None:
+    document = json.loads(live.get("/docs.json"))
+
+    fields = document["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    names = (
+        fields.get("properties") or document["components"]["schemas"][fields["$ref"].rsplit("/", 1)[1]]["properties"]
+    )
+    assert set(REQUEST) <= set(names)
+
+
+def test_metrics_count_what_happened(live: Served) -> None:
+    before = live.series("understudy_predictions_total")
+
+    live.post("/predict", REQUEST)
+    text = live.get("/metrics")
+
+    assert live.series("understudy_predictions_total") == before + 1
+    for name in (
+        "understudy_stage_seconds_bucket",
+        "understudy_feature_age_seconds_bucket",
+        "understudy_requests_total",
+    ):
+        assert name in text
+
+
+def load(url: str, count: int, width: int, bodies: list[bytes]) -> list[tuple[int, Any]]:
+    """Send ``count`` requests, ``width`` at a time; returns status and answer of each."""
+
+    async def run() -> list[tuple[int, Any]]:
+        results: list[tuple[int, Any]] = []
+        todo = iter(range(count))
+        headers = {"Content-Type": "application/json"}
+        async with aiohttp.ClientSession() as session:
+
+            async def work() -> None:
+                for i in todo:
+                    async with session.post(f"{url}/predict", data=bodies[i % len(bodies)], headers=headers) as answer:
+                        results.append((answer.status, await answer.json()))
+
+            await asyncio.gather(*(work() for _ in range(width)))
+        return results
+
+    return asyncio.run(run())
+
+
+def test_under_concurrency_every_request_is_answered_and_logged_exactly_once(live: Served) -> None:
+    logged = len(live.records("predictions"))
+
+    results = load(live.url, 2000, 16, [json.dumps(REQUEST).encode()])
+
+    assert {status for status, _ in results} == {200}
+    ids = [answer["request_id"] for _, answer in results]
+    records = {r["request_id"]: r for r in live.records("predictions")[logged:]}
+    assert sorted(ids) == sorted(records)
+    assert all(records[a["request_id"]]["prediction"] == a["prediction"] for _, a in results)
+    live.wait_for("shadow", lambda r: r["request_id"] in records, count=2000)
+
+
+@pytest.mark.parametrize("role", ["shadow", "primary"])
+def test_a_killed_runner_fails_no_request_and_comes_back(live: Served, role: str) -> None:
+    body = [json.dumps(REQUEST).encode()]
+    killed = live.process(role)
+
+    os.kill(killed, signal.SIGKILL)
+    results = load(live.url, 300, 4, body)
+
+    assert {status for status, _ in results} == {200}
+    assert {a["role"] for _, a in results} <= {"primary", "fallback"}
+    assert live.get("/readyz", ok_only=False) == 200
+    live.wait_until(lambda: live.process(role, default=killed) != killed)
+    live.wait_until(lambda: live.post("/predict", REQUEST)[1]["role"] == "primary")
+
+
+def test_a_hung_primary_costs_its_deadline_and_no_more(live: Served) -> None:
+    pid = live.process("primary")
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        begun = time.perf_counter()
+        results = load(live.url, 20, 4, [json.dumps(REQUEST).encode()])
+        spent = time.perf_counter() - begun
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+    assert {(status, a["role"], a["fallback_reason"]) for status, a in results} == {
+        (200, "fallback", "primary_timeout")
+    }
+    assert spent < 20
+    live.wait_until(lambda: live.post("/predict", REQUEST)[1]["role"] == "primary")
+
+
+def test_a_lost_online_store_leaves_the_fallback(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path)
+    (bundle.settings.state_dir / "online.db").unlink()
+    with served(bundle, tmp_path) as running:
+        status, answer = running.post("/predict", REQUEST)
+
+    assert (status, answer["role"], answer["fallback_reason"]) == (200, "fallback", "store_unavailable")
+
+
+def test_a_tampered_package_never_answers(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path)
+    seats = json.loads((bundle.settings.models_dir / "roles.json").read_text())["roles"]
+    model = bundle.settings.models_dir / seats["primary"]["package"] / "model.txt"
+    model.write_text(model.read_text().replace("leaf_value=", "leaf_value=9", 1))
+    with served(bundle, tmp_path) as running:
+        status, answer = running.post("/predict", REQUEST)
+
+    assert (status, answer["role"], answer["fallback_reason"]) == (200, "fallback", "primary_error")
+
+
+def test_without_models_the_service_says_which_command_makes_them(tmp_path: Path) -> None:
+    env = {**os.environ, "UNDERSTUDY_MODELS_DIR": str(tmp_path / "none"), "UNDERSTUDY_STATE_DIR": str(tmp_path)}
+
+    done = subprocess.run(
+        [Path(sys.executable).with_name("bentoml"), "serve", "--port", "1"],
+        cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+    assert done.returncode != 0
+    assert "run `make train` first" in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_misspelt_setting_stops_the_service(tmp_path: Path) -> None:
+    env = {**os.environ, "UNDERSTUDY_MODEL_DIR": str(tmp_path)}
+
+    done = subprocess.run(
+        [Path(sys.executable).with_name("bentoml"), "serve", "--port", "1"],
+        cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+    assert done.returncode != 0
+    assert "unknown setting UNDERSTUDY_MODEL_DIR" in done.stdout + done.stderr

@@ -1,0 +1,97 @@
+"""Runs `bentoml serve` on a test's bundle and gives a small client to it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deploy.demo import environment, serving
+from service.clock import write_clock
+from tests.bundle import NOW, Bundle
+
+PATIENCE_S = 60
+
+
+@dataclass(frozen=True)
+class Served:
+    """A running service."""
+
+    url: str
+    bundle: Bundle
+
+    def post(self, path: str, body: Any, media_type: str = "application/json") -> tuple[int, Any]:
+        """POST a JSON value (or raw bytes); returns status and parsed answer."""
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data, {"Content-Type": media_type})
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            return error.code, json.loads(error.read() or b"null")
+
+    def get(self, path: str, *, ok_only: bool = True) -> Any:
+        """GET a text, or with ``ok_only=False`` its status."""
+        try:
+            with urllib.request.urlopen(self.url + path, timeout=30) as answer:
+                return answer.read().decode() if ok_only else answer.status
+        except urllib.error.HTTPError as error:
+            if ok_only:
+                raise
+            return error.code
+
+    def series(self, name: str) -> float:
+        """Sum of a metric over its labels."""
+        lines = [line for line in self.get("/metrics").splitlines() if line.startswith((name + "{", name + " "))]
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
+
+    def records(self, log: str) -> list[dict[str, Any]]:
+        """Every record of a log so far, in the order of its segments."""
+        folder = self.bundle.settings.log_dir / log
+        return [json.loads(line) for path in sorted(folder.glob("*.jsonl")) for line in path.read_text().splitlines()]
+
+    def wait_for(self, log: str, wanted: Callable[[dict[str, Any]], bool], count: int = 1) -> list[dict[str, Any]]:
+        """Wait until a log holds ``count`` wanted records and return them."""
+        found: list[dict[str, Any]] = []
+
+        def there() -> bool:
+            found[:] = [r for r in self.records(log) if wanted(r)]
+            return len(found) >= count
+
+        self.wait_until(there)
+        return found
+
+    def wait_until(self, done: Callable[[], bool]) -> None:
+        """Return when ``done`` is true; fail after a minute."""
+        end = time.monotonic() + PATIENCE_S
+        while not done():
+            assert time.monotonic() < end, f"waited {PATIENCE_S} s in vain"
+            time.sleep(0.1)
+
+    def process(self, role: str, default: int | None = None) -> int:
+        """Process id of a role's runner."""
+        home = f"BENTOML_HOME={self.bundle.settings.state_dir.parent / 'bentoml'}".encode()
+        for folder in Path("/proc").iterdir():
+            if not folder.name.isdigit():
+                continue
+            with contextlib.suppress(OSError):
+                words = (folder / "cmdline").read_bytes().split(b"\0")
+                mine = home in (folder / "environ").read_bytes().split(b"\0")
+                if mine and b"--service-name" in words and role.encode() in words:
+                    return int(folder.name)
+        assert default is not None, f"no process of {role} found"
+        return default
+
+
+@contextlib.contextmanager
+def served(bundle: Bundle, folder: Path, **variables: str) -> Iterator[Served]:
+    """Serve a bundle made below ``folder`` until the block ends, the clock standing at NOW."""
+    write_clock(bundle.settings.state_dir / "clock", NOW)
+    with serving({**environment(folder), **variables}, folder / "serve.log") as url:
+        yield Served(url, bundle)
