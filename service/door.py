@@ -12,15 +12,10 @@ from typing import Annotated, Any, Literal
 import orjson
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.fields import FieldInfo
-from starlette.requests import Request
 
 from service.clock import Clock, as_utc
 from service.contract import Contract, FieldSpec
-from service.errors import BadRequest, TooLarge
-
-# Many clients send the whole body before they read the answer, and see a reset connection instead of the 413
-# when nobody takes it. This much is taken and thrown away for them.
-_DRAINED = 64 * 2**20
+from service.errors import BadRequest, problem
 
 RequestId = Annotated[
     str, Field(pattern=r"^[\x21-\x7e]{1,128}$", description="Your id of this request; made when absent.")
@@ -33,20 +28,6 @@ _NOUNS = {
     "bool": "true or false",
     "timestamp": "an ISO 8601 time with offset",
 }
-
-
-class PredictAnswer(BaseModel):
-    """What a prediction request gets back."""
-
-    request_id: str = Field(description="Identifies the prediction in the logs; send it back with its label.")
-    prediction: float = Field(description="The answer.")
-    role: str = Field(description="Who gave it: primary, fallback, or none (the safe default).")
-    model_version: str | None = Field(description="Version of the model that gave it.")
-    confidence: str = Field(description="normal, degraded (act with care), none (no model answered).")
-    fallback_reason: str | None = Field(description="Why the primary did not answer.")
-    violations: list[dict[str, str]] = Field(
-        description="How the features broke their contract: feature, kind, message."
-    )
 
 
 class Label(BaseModel):
@@ -77,33 +58,12 @@ def _field(spec: FieldSpec) -> tuple[Any, FieldInfo]:
 class Door:
     """Checks requests against the contract and the clock."""
 
-    def __init__(self, contract: Contract, clock: Clock, body_limit: int, batch_limit: int) -> None:
+    def __init__(self, contract: Contract, clock: Clock, batch_limit: int) -> None:
         self.model = request_model(contract)
         self._specs = {spec.name: spec for spec in contract.request_fields}
         self._timed = [s for s in contract.request_fields if s.earliest is not None or s.latest is not None]
         self._clock = clock
-        self._body_limit = body_limit
         self._batch_limit = batch_limit
-
-    async def body(self, request: Request) -> bytes:
-        """Read a JSON body, no further than the limit.
-
-        Raises:
-            BadRequest: 413 when it is too large, 415 when it is not JSON by its content type.
-        """
-        kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
-        if kind not in ("application/json", ""):
-            raise BadRequest([_problem("content-type", kind, "is not accepted; send application/json")], 415)
-        chunks, size = [], 0
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size <= self._body_limit:
-                chunks.append(chunk)
-            elif size > self._body_limit + _DRAINED:
-                break
-        if size > self._body_limit:
-            raise TooLarge(self._body_limit)
-        return b"".join(chunks)
 
     def one(self, body: bytes) -> dict[str, Any]:
         """Parse one request.
@@ -129,10 +89,10 @@ class Door:
         try:
             rows = orjson.loads(body)
         except orjson.JSONDecodeError as error:
-            raise BadRequest([_problem("body", "", f"is not JSON: {error}")], 400) from None
+            raise BadRequest([problem("body", "", f"is not JSON: {error}")], 400) from None
         if not isinstance(rows, list) or not 1 <= len(rows) <= self._batch_limit:
             found = f"a list of {len(rows)}" if isinstance(rows, list) else type(rows).__name__
-            raise BadRequest([_problem("body", "", f"is {found}; send a list of 1 to {self._batch_limit} objects")])
+            raise BadRequest([problem("body", "", f"is {found}; send a list of 1 to {self._batch_limit} objects")])
         return [orjson.dumps(row) for row in rows]
 
     def labels(self, body: bytes) -> list[Label]:
@@ -155,7 +115,7 @@ class Door:
         errors = error.errors()
         if errors[0]["type"] == "json_invalid":
             reason = errors[0].get("ctx", {}).get("error", "")
-            return BadRequest([_problem("body", "", f"is not JSON: {reason}; send one flat object")], 400)
+            return BadRequest([problem("body", "", f"is not JSON: {reason}; send one flat object")], 400)
         return BadRequest([_problem_of(e, self._specs.get(str(e["loc"][0])) if e["loc"] else None) for e in errors])
 
     def _limits(self, values: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -167,10 +127,10 @@ class Door:
                 continue
             if spec.earliest is not None and at < now + spec.earliest:
                 limit = (now + spec.earliest).isoformat()
-                problems.append(_problem(spec.name, at.isoformat(), f"is before {limit}; send a later time"))
+                problems.append(problem(spec.name, at.isoformat(), f"is before {limit}; send a later time"))
             if spec.latest is not None and at > now + spec.latest:
                 limit = (now + spec.latest).isoformat()
-                problems.append(_problem(spec.name, at.isoformat(), f"is after {limit}; send an earlier time"))
+                problems.append(problem(spec.name, at.isoformat(), f"is after {limit}; send an earlier time"))
         return problems
 
 
@@ -193,14 +153,9 @@ def _plain(value: Any) -> Any:
 def _problem_of(error: Mapping[str, Any], spec: FieldSpec | None, prefix: str = "") -> dict[str, str]:
     field = prefix + ".".join(str(part) for part in error["loc"])
     if error["type"] == "missing":
-        return _problem(field, "", f"is missing; send {expected(spec)}" if spec else "is missing; send it")
+        return problem(field, "", f"is missing; send {expected(spec)}" if spec else "is missing; send it")
     if error["type"] == "extra_forbidden":
-        return _problem(field, error["input"], "is not a field of this request; remove it")
+        return problem(field, error["input"], "is not a field of this request; remove it")
     if spec is None:
-        return _problem(field or "body", error["input"], f"is wrong: {error['msg']}")
-    return _problem(field, error["input"], f"is wrong ({error['msg']}); send {expected(spec)}")
-
-
-def _problem(field: str, value: Any, text: str) -> dict[str, str]:
-    shown = "" if value == "" else str(value)[:80]
-    return {"field": field, "value": shown, "message": f"{field}={shown} {text}" if shown else f"{field} {text}"}
+        return problem(field or "body", error["input"], f"is wrong: {error['msg']}")
+    return problem(field, error["input"], f"is wrong ({error['msg']}); send {expected(spec)}")

@@ -11,6 +11,8 @@ UnderstudyError
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class UnderstudyError(Exception):
     """Base of all deliberate errors; the text is meant for a person."""
@@ -54,3 +56,9 @@ class DataError(UnderstudyError):
 
 class PackageError(UnderstudyError):
     """A model package cannot be trusted or read."""
+
+
+def problem(field: str, value: Any, text: str) -> dict[str, str]:
+    """Describe one wrong field: its name, its value (shortened), and a sentence with the fix."""
+    shown = "" if value == "" else str(value)[:80]
+    return {"field": field, "value": shown, "message": f"{field}={shown} {text}" if shown else f"{field} {text}"}

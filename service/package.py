@@ -20,7 +20,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-import lightgbm
 import numpy as np
 import numpy.typing as npt
 
@@ -48,7 +47,7 @@ class Signature:
     service: str
     contract: str
     features: tuple[str, ...]
-    categories: dict[str, tuple[str, ...]]
+    categories: Mapping[str, tuple[str, ...]]
     output: str
     base_rate: float
 
@@ -102,6 +101,8 @@ class LightGBMModel:
         self.version = version
         self.digest = digest
         self.signature = signature
+        import lightgbm
+
         self._encoder = Encoder(signature.features, signature.categories)
         self._booster = lightgbm.Booster(model_str=text)
 
@@ -152,6 +153,8 @@ def load_package(folder: Path, version: str, digest: str) -> LightGBMModel:
     if signature.estimator != "lightgbm":
         msg = f"{folder}: estimator {signature.estimator!r} is unknown (known: lightgbm); upgrade the service"
         raise PackageError(msg)
+    import lightgbm
+
     try:
         return LightGBMModel(version, digest, signature, contents["model.txt"].decode())
     except lightgbm.basic.LightGBMError as error:

@@ -7,6 +7,7 @@ the endpoint the bounded raw body instead; endpoints answer with a ready respons
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import orjson
@@ -15,24 +16,73 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service import metrics
-from service.door import Door
-from service.errors import BadRequest
+from service.errors import BadRequest, TooLarge, problem
 
 Body = bytes | BadRequest
 
+# Many clients send the whole body before they read the answer, and see a reset connection instead of the 413
+# when nobody takes it. This much is taken and thrown away for them.
+_DRAINED = 64 * 2**20
 
-def inbound(annotation: Any, door: Door) -> type[IODescriptor]:
-    """Make an input type that documents ``annotation`` and delivers a :data:`Body`."""
-    documented = ensure_io_descriptor(annotation)
 
-    async def from_http_request(_: Any, request: Request, __: Any) -> Body:
-        try:
-            return await door.body(request)
-        except BadRequest as error:
-            return error
+def inbound(endpoint: str, body_limit: int) -> type[IODescriptor]:
+    """Make an endpoint's input type: documented as in ``wiring.documented``, delivering a :data:`Body`.
 
-    members = {"from_http_request": classmethod(from_http_request), "__root_input__": True, "__module__": __name__}
-    return type(documented.__name__, (documented,), members)
+    The documentation is made when it is asked for, because making it imports Feast.
+    """
+
+    @cache
+    def real() -> Any:
+        from service.wiring import documented
+
+        described = ensure_io_descriptor(documented(endpoint))
+        described.__root_input__ = True
+        return described
+
+    class Inbound(IODescriptor):  # type: ignore[misc]  # bentoml carries no types
+        __root_input__ = True
+
+        @classmethod
+        async def from_http_request(cls, request: Request, _: Any) -> Body:
+            try:
+                return await read_body(request, body_limit)
+            except BadRequest as error:
+                return error
+
+        @classmethod
+        def model_json_schema(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
+            return dict(real().model_json_schema(*args, **kwargs))
+
+        @classmethod
+        def openapi_components(cls, name: str) -> Any:
+            return real().openapi_components(name)
+
+        @classmethod
+        def mime_type(cls) -> str:
+            return "application/json"
+
+    return Inbound
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """Read a JSON body, keeping no more than the limit.
+
+    Raises:
+        BadRequest: 413 when it is too large, 415 when it is not JSON by its content type.
+    """
+    kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    if kind not in ("application/json", ""):
+        raise BadRequest([problem("content-type", kind, "is not accepted; send application/json")], 415)
+    chunks, size = [], 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size <= limit:
+            chunks.append(chunk)
+        elif size > limit + _DRAINED:
+            break
+    if size > limit:
+        raise TooLarge(limit)
+    return b"".join(chunks)
 
 
 def opened(body: Body) -> bytes:

@@ -61,7 +61,7 @@ def test_a_lone_call_goes_at_once_and_what_comes_meanwhile_goes_together() -> No
 
 
 def test_a_failing_call_fails_its_callers_and_nobody_else() -> None:
-    async def run() -> tuple[list[BaseException | int], int]:
+    async def run() -> tuple[Sequence[BaseException | int], int]:
         batcher = Batcher(Doubler(0).run, max_size=10)
         broken = await asyncio.gather(batcher.submit(-1), batcher.submit(1), return_exceptions=True)
         return broken, await batcher.submit(2)

@@ -15,7 +15,7 @@ from service.door import Door
 from service.errors import BadRequest
 from tests.bundle import NOW, REQUEST, primary_contract
 
-DOOR = Door(primary_contract(), ManualClock(NOW), body_limit=1000, batch_limit=3)
+DOOR = Door(primary_contract(), ManualClock(NOW), batch_limit=3)
 
 
 def refused(body: bytes) -> BadRequest:

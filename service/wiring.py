@@ -1,0 +1,94 @@
+"""Puts the gateway together: everything outside, chosen by the settings, handed to the router.
+
+Kept apart from ``app.py`` because it imports Feast, which takes seconds: only the gateway's process pays for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from feature_repo import features as definitions
+from service import VERSION
+from service.clock import Clock, clock_from
+from service.contract import contracts
+from service.door import Door, Label, request_model
+from service.feature_store import repo_config
+from service.features import OnlineLookup
+from service.prediction_log import SegmentLog
+from service.roles import Role, read_roles, read_signature
+from service.routing import Router, Understudies
+from service.runners import RemoteRunner
+from service.settings import Settings
+from service.shadow import ShadowPath
+
+
+@dataclass(frozen=True)
+class Gear:
+    """What a gateway works with."""
+
+    clock: Clock
+    door: Door
+    router: Router
+    shadow: ShadowPath
+    predictions: SegmentLog
+    shadows: SegmentLog
+    labels: SegmentLog
+
+
+def assemble(settings: Settings, primary: Any, fallback: Any, shadow: Any) -> Gear:
+    """Build a gateway's gear around the three runners' proxies.
+
+    Raises:
+        ContractError: when the feature definitions contradict themselves.
+        NotReady: when the clock cannot be read.
+    """
+    contract = contracts(definitions)["primary"]
+    clock = clock_from(settings.clock)
+    logs = {
+        name: SegmentLog(settings.log_dir / name, settings.segment_bytes)
+        for name in ("predictions", "shadow", "labels")
+    }
+    shadow_s = settings.shadow_timeout_ms / 1000
+    path = ShadowPath(
+        RemoteRunner(shadow, shadow_s) if "shadow" in read_roles(settings.models_dir).seats else None,
+        logs["shadow"],
+        sample=settings.shadow_sample,
+        queue=settings.shadow_queue,
+        batch=settings.shadow_batch,
+        timeout_s=shadow_s,
+    )
+    router = Router(
+        contract,
+        OnlineLookup(repo_config(settings, offline=False), contract, vars(definitions)),
+        _understudies(settings, primary, fallback),
+        path,
+        logs["predictions"],
+        clock,
+        deadline_s=settings.deadline_ms / 1000,
+        reserve_s=settings.fallback_reserve_ms / 1000,
+        service_version=VERSION,
+    )
+    door = Door(contract, clock, settings.batch_limit)
+    return Gear(clock, door, router, path, logs["predictions"], logs["shadow"], logs["labels"])
+
+
+def _understudies(settings: Settings, primary: Any, fallback: Any) -> Understudies:
+    # Twice the deadline: long enough that a slow call still counts, short enough that a hung one frees its place.
+    call_s = 2 * settings.deadline_ms / 1000
+    roles: tuple[Role, ...] = ("primary", "fallback")
+    seats = read_roles(settings.models_dir).seats
+    signatures = {role: read_signature(settings.models_dir, role) for role in roles}
+    base_rates = [s.base_rate for s in signatures.values() if s is not None]
+    return Understudies(
+        primary=RemoteRunner(primary, call_s) if "primary" in seats else None,
+        fallback=RemoteRunner(fallback, call_s) if "fallback" in seats else None,
+        fallback_signature=signatures["fallback"],
+        base_rate=base_rates[0] if base_rates else 0.5,
+    )
+
+
+def documented(endpoint: str) -> Any:
+    """Return the type an endpoint's input is documented as."""
+    model = request_model(contracts(definitions)["primary"])
+    return {"predict": model, "predict_batch": list[model], "labels": list[Label]}[endpoint]  # type: ignore[valid-type]
