@@ -111,9 +111,11 @@ class LightGBMModel:
 
         One thread: a service scores few rows at a time and several runners share the machine.
         """
-        matrix = self._encoder.matrix(rows)
-        scores = np.asarray(self._booster.predict(matrix, num_threads=1), dtype=np.float64)
-        return [float(s) for s in scores]
+        return [float(s) for s in self.score_matrix(self._encoder.matrix(rows))]
+
+    def score_matrix(self, matrix: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Score encoded rows (rows x features); for whole frames."""
+        return np.asarray(self._booster.predict(matrix, num_threads=1), dtype=np.float64)
 
 
 def save_package(

@@ -1,0 +1,60 @@
+"""Says precisely what is wrong with a raw table."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from service.errors import DataError
+
+SHOWN = 3
+
+
+def read_csv(path: Path, columns: Collection[str]) -> pd.DataFrame:
+    """Read a CSV (zipped or not) that must have certain columns; extra ones are left out.
+
+    Raises:
+        DataError: when the file is missing or unreadable, lacks columns, or has no rows.
+    """
+    try:
+        frame = pd.read_csv(path, low_memory=False)
+    except (OSError, ValueError, pd.errors.ParserError) as error:
+        msg = f"{path.name}: cannot be read ({error}); restore the file"
+        raise DataError(msg) from None
+    if missing := sorted(set(columns) - set(frame.columns)):
+        msg = f"{path.name}: columns {', '.join(missing)} are missing; found {', '.join(frame.columns)}"
+        raise DataError(msg)
+    if frame.empty:
+        msg = f"{path.name}: has no rows; restore the file"
+        raise DataError(msg)
+    return frame[list(columns)]
+
+
+def refuse(table: str, frame: pd.DataFrame, column: str, bad: pd.Series[bool], fault: str) -> None:
+    """Raise when any row is bad, naming table, column, fault and the first bad rows (line numbers as in the file).
+
+    Raises:
+        DataError: when ``bad`` holds anywhere.
+    """
+    if bad.any():
+        rows = frame.index[bad][:SHOWN]
+        examples = ", ".join(f"line {int(i) + 2}: {frame.at[i, column]!r}" for i in rows)
+        msg = f"{table}.{column}: {int(bad.sum())} rows {fault} ({examples}); repair the table"
+        raise DataError(msg)
+
+
+def numbers(table: str, frame: pd.DataFrame, column: str, low: float, high: float, *, nullable: bool) -> pd.Series[Any]:
+    """Return a column as numbers between two bounds.
+
+    Raises:
+        DataError: when a value is not a number, is out of bounds, or is null and must not be.
+    """
+    values = pd.to_numeric(frame[column], errors="coerce")
+    refuse(table, frame, column, values.isna() & frame[column].notna(), "are not numbers")
+    if not nullable:
+        refuse(table, frame, column, values.isna(), "are null")
+    refuse(table, frame, column, (values < low) | (values > high), f"are not from {low:g} to {high:g}")
+    return values

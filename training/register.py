@@ -1,0 +1,94 @@
+"""MLflow: one run per fitted model, one registered model per project, an alias per role.
+
+SQLite and a folder below the state folder by default; ``MLFLOW_TRACKING_URI`` names a server instead.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("DO_NOT_TRACK", "1")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# On by default in mlflow 3.17: a model stored as a pickle would be loaded.
+os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
+
+import importlib.metadata
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import lightgbm
+import mlflow
+import pandas as pd
+from mlflow.models import infer_signature
+from mlflow.tracking import MlflowClient
+
+from service.errors import UnderstudyError
+from service.feature_store import project
+from service.package import Signature
+from service.roles import Role
+from service.settings import Settings
+from training.fitting import Fitted
+
+logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+def connect(settings: Settings) -> MlflowClient:
+    """Point MLflow at the configured store and make the experiment on first use."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{settings.state_dir.resolve() / 'mlflow.db'}")
+    mlflow.set_tracking_uri(uri)
+    if mlflow.get_experiment_by_name(project()) is None:
+        # Without a location artifacts would go below the current folder.
+        local = (settings.state_dir.resolve() / "mlruns").as_uri() if uri.startswith("sqlite") else None
+        mlflow.create_experiment(project(), artifact_location=local)
+    mlflow.set_experiment(project())
+    return MlflowClient()
+
+
+def log_model(client: MlflowClient, fitted: Fitted, record: Mapping[str, Any], digest: str) -> str:
+    """Log a run with everything that describes the model, register it, and return the new version.
+
+    Raises:
+        UnderstudyError: when MLflow dropped the signature.
+    """
+    booster = lightgbm.Booster(model_str=fitted.model)
+    example = pd.DataFrame(fitted.example, columns=list(fitted.signature.features))
+    with mlflow.start_run(run_name=f"{fitted.role} as of {record['as_of'][:10]}"):
+        mlflow.set_tags(
+            {
+                "role": fitted.role,
+                "feast.feature_service": fitted.signature.service,
+                "contract.digest": fitted.signature.contract,
+                "package.digest": digest,
+                "data.digest": record["data_digest"],
+            }
+        )
+        mlflow.log_params({"as_of": record["as_of"], "seed": record["seed"], **record["parameters"]})
+        predictions = fitted.baseline["predictions"]
+        mlflow.log_metrics({**fitted.metrics, **{f"pred_{k}": predictions[k] for k in ("mean", "std", "median")}})
+        for name, value in (("baseline", fitted.baseline), ("record", record), ("signature", _plain(fitted.signature))):
+            mlflow.log_dict(dict(value), f"{name}.json")
+        info = mlflow.lightgbm.log_model(
+            booster,
+            name="model",
+            signature=infer_signature(example, booster.predict(example)),
+            input_example=example,
+            pip_requirements=[f"{p}=={importlib.metadata.version(p)}" for p in ("lightgbm", "numpy")],
+        )
+    # mlflow loses signatures quietly with some inputs (its issue 25593).
+    if info.signature is None:
+        msg = "MLflow logged the model without a signature; nothing was registered"
+        raise UnderstudyError(msg)
+    if not client.search_registered_models(f"name = '{project()}'"):
+        client.create_registered_model(project())
+    return str(client.create_model_version(project(), info.model_uri, run_id=info.run_id).version)
+
+
+def set_alias(client: MlflowClient, role: Role, version: str) -> None:
+    """Point a role's alias at a version."""
+    client.set_registered_model_alias(project(), role, version)
+
+
+def _plain(signature: Signature) -> dict[str, Any]:
+    return dict(json.loads(json.dumps(signature.__dict__)))

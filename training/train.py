@@ -1,0 +1,141 @@
+"""Trains at a moment of the clock and proposes what came out: the first time as primary and fallback, then as shadow.
+
+Nothing that became known after AS_OF is seen. Nothing is registered or seated unless every step before succeeded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any
+
+import pandas as pd
+from feast import FeatureStore
+
+from feature_repo import features as definitions
+from service.clock import parse_instant
+from service.contract import contracts
+from service.errors import UnderstudyError
+from service.package import save_package
+from service.roles import ROLES, Role, Roles, Seat, move_roles, read_roles
+from service.settings import Settings, settings
+from training import estimator
+from training.dataset import join_features
+from training.fitting import Fitted, fit_role, known_rows
+from training.prepare import prepare
+from training.record import environment
+from training.store import apply, materialize, open_store
+
+SEED = 7
+Say = Callable[[str], None]
+
+
+def train(settings_: Settings, at: datetime, asked: str, seed: int, say: Say) -> dict[str, Any]:
+    """Run a training and return what it made.
+
+    Args:
+        at: nothing known later is used.
+        asked: a role, or ``auto``: primary and fallback when nobody is primary, otherwise a shadow.
+
+    Raises:
+        UnderstudyError: when data, registry or roles do not allow it; what was there before is untouched.
+    """
+    prepared = prepare(settings_)
+    say(f"prepared {prepared['rows']['rows']:,} rows")
+    before = read_roles(settings_.models_dir)
+    store = open_store(settings_)
+    apply(store, settings_)
+    rows = known_rows(pd.read_parquet(settings_.state_dir / "rows.parquet"), at)
+    fitted = []
+    for role in _roles(asked, before):
+        fitted.append(_fit(store, rows, role, at, seed))
+        say(f"fitted {role} on {fitted[-1].rows:,} rows, AUC {fitted[-1].metrics['auc']:.4f} on the 28 days before")
+    seats = _keep(settings_, fitted, before, at, seed, prepared, say)
+    say(f"online store holds {materialize(store, settings_, at):,} rows known by then")
+    return {
+        "as_of": at.isoformat(),
+        "roles": {role: seat.version for role, seat in seats.items()},
+        **{"auc" if f.role != "fallback" else "fallback_auc": round(f.metrics["auc"], 4) for f in fitted},
+    }
+
+
+def _roles(asked: str, before: Roles) -> tuple[Role, ...]:
+    if asked == "auto":
+        return ("shadow",) if "primary" in before.seats else ("primary", "fallback")
+    return tuple(role for role in ROLES if role == asked)
+
+
+def _fit(store: FeatureStore, rows: pd.DataFrame, role: Role, at: datetime, seed: int) -> Fitted:
+    contract = contracts(definitions)[estimator.FEATURE_SERVICE[role]]
+    return fit_role(role, join_features(store, rows, contract), contract, at, seed)
+
+
+def _keep(
+    settings_: Settings, fitted: Sequence[Fitted], before: Roles, at: datetime, seed: int, prepared: Any, say: Say
+) -> dict[Role, Seat]:
+    from training.register import connect, log_model, set_alias
+
+    client = connect(settings_)
+    seats: dict[Role, Seat] = {}
+    for item in fitted:
+        record = _record(item, at, seed, prepared)
+        digest, folder = save_package(settings_.models_dir, item.model, item.signature, item.baseline, record)
+        same = [role for role, seat in before.seats.items() if seat.digest == digest]
+        if same:
+            say(f"the new model is the one that plays {same[0]} already; {item.role} stays as it was")
+            continue
+        version = log_model(client, item, record, digest)
+        seats[item.role] = Seat(version, digest, str(folder.relative_to(settings_.models_dir)))
+    if seats:
+        move_roles(settings_.models_dir, before.revision, seats)
+    for role, seat in seats.items():
+        set_alias(client, role, seat.version)
+        say(f"{role} is now version {seat.version} ({seat.digest[:12]})")
+    return seats
+
+
+def _record(fitted: Fitted, at: datetime, seed: int, prepared: Any) -> dict[str, Any]:
+    data = {"raw": prepared["raw"], "source": prepared["code"]}
+    return {
+        "as_of": at.isoformat(),
+        "role": fitted.role,
+        "seed": seed,
+        "parameters": dict(estimator.PARAMETERS[fitted.role]),
+        "rows": fitted.rows,
+        "metrics": fitted.metrics,
+        "data": data,
+        "data_digest": hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest(),
+        "feature_service": fitted.signature.service,
+        "contract": fitted.signature.contract,
+        "environment": environment(),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line. Last line of stdout: one JSON object."""
+    parser = argparse.ArgumentParser(prog="make train", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--as-of", required=True, type=parse_instant, help="ISO date or instant (UTC)")
+    parser.add_argument("--role", default="auto", choices=["auto", *ROLES])
+    parser.add_argument("--seed", default=SEED, type=int)
+    args = parser.parse_args(argv)
+    begun = time.perf_counter()
+
+    def say(text: str) -> None:
+        print(f"[{time.perf_counter() - begun:5.1f} s] {text}", flush=True)
+
+    try:
+        result = train(settings(), args.as_of, args.role, args.seed, say)
+    except UnderstudyError as error:
+        print(f"train: {error}", file=sys.stderr)
+        return 2
+    print(json.dumps({**result, "seconds": round(time.perf_counter() - begun, 1)}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
