@@ -39,6 +39,7 @@ class Settings(BaseSettings):
     shadow_drain_s: float = Field(
         5.0, ge=0, description="Time the shadow's queue has to empty at shutdown, in seconds."
     )
+    tracking_uri: str = Field("", description="MLflow tracking server; empty for SQLite in the state folder.")
     segment_bytes: int = Field(
         64_000_000, gt=0, description="Size at which a log segment is closed and a new one begun."
     )

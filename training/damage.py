@@ -6,6 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from service.errors import DataError
@@ -41,9 +42,13 @@ def refuse(table: str, frame: pd.DataFrame, column: str, bad: pd.Series[bool], f
     """
     if bad.any():
         rows = frame.index[bad][:SHOWN]
-        examples = ", ".join(f"line {int(i) + 2}: {frame.at[i, column]!r}" for i in rows)
+        examples = ", ".join(f"line {int(i) + 2}: {_plain(frame.at[i, column])!r}" for i in rows)
         msg = f"{table}.{column}: {int(bad.sum())} rows {fault} ({examples}); repair the table"
         raise DataError(msg)
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def numbers(table: str, frame: pd.DataFrame, column: str, low: float, high: float, *, nullable: bool) -> pd.Series[Any]:

@@ -80,8 +80,8 @@ class AsofOfflineStore(DuckDBOfflineStore):  # type: ignore[misc]
         entities = duckdb.sql(entity_df).df() if isinstance(entity_df, str) else entity_df
         stamp = offline_utils.infer_event_timestamp_from_entity_df(dict(entities.dtypes))
         on_demand = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
-        needed = {name for step in on_demand for name in _sources(step)}
-        joins = [_join(view, feature_refs, needed, full_feature_names) for view in feature_views]
+        # The references include what on-demand views read: Feast adds it (feast 0.67).
+        joins = [_join(view, feature_refs, full_feature_names) for view in feature_views]
         return AsofRetrievalJob(entities, stamp, joins, on_demand, full_feature_names, feature_refs)
 
 
@@ -125,21 +125,17 @@ class AsofRetrievalJob(RetrievalJob):  # type: ignore[misc]
         return RetrievalMetadata(self._refs, keys, moments.min(), moments.max())
 
     def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
-        return self._to_arrow_internal(timeout).to_pandas()
+        frame: pd.DataFrame = self._to_arrow_internal(timeout).to_pandas()
+        return frame
 
     def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
         table = self._joined()
-        wanted = [c for c in self._entities.columns]
-        wanted += [name for join in self._joins for name in join.columns.values() if not name.startswith("__input_")]
-        inputs = {name.removeprefix("__input_"): name for name in table.column_names}
         for step in self._steps:
-            names = [*step.get_request_data_schema(), *_sources(step)]
-            part = pa.table({name: table[inputs[_found(name, inputs, self._joins)]] for name in names})
-            computed = step.transform_arrow(part, self._full)
+            names = [*step.get_request_data_schema(), *_sources(step, self._full)]
+            computed = step.transform_arrow(table.select(names), self._full)
             for name in _requested(step, self._refs, self._full):
                 table = table.append_column(name, computed[name])
-                wanted.append(name)
-        return table.select(wanted)
+        return table
 
     def _joined(self) -> pa.Table:
         frame = self._entities.copy(deep=False)
@@ -187,14 +183,12 @@ def _table(join: Join) -> str:
     return f"{sql} QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY {_quoted(join.created)} DESC) = 1"
 
 
-def _join(view: FeatureView, refs: Sequence[str], needed: set[str], full: bool) -> Join:
+def _join(view: FeatureView, refs: Sequence[str], full: bool) -> Join:
     source, name = view.batch_source, view.projection.name_to_use()
     mine = {entity.name: entity.name for entity in view.entity_columns}
     keys = {k: view.projection.join_key_map.get(k, v) for k, v in mine.items()}
     features = [ref.split(":", 1)[1] for ref in refs if ref.split(":", 1)[0] == name]
     columns = {f: f"{name}__{f}" if full else f for f in features}
-    hidden = {f.name for f in view.features} & needed - set(columns)
-    columns |= {f: f"__input_{f}" for f in sorted(hidden)}
     raw = {new: old for old, new in source.field_mapping.items()}
     return Join(
         path=str(source.path),
@@ -213,14 +207,9 @@ def _is_parquet(view: FeatureView) -> bool:
     )
 
 
-def _sources(step: OnDemandFeatureView) -> list[str]:
-    return [f.name for projection in step.source_feature_view_projections.values() for f in projection.features]
-
-
-def _found(name: str, inputs: dict[str, str], joins: Sequence[Join]) -> str:
-    if name in inputs:
-        return name
-    return next(joined for join in joins for column, joined in join.columns.items() if column == name)
+def _sources(step: OnDemandFeatureView, full: bool) -> list[str]:
+    parts = step.source_feature_view_projections.values()
+    return [f"{p.name_to_use()}__{f.name}" if full else f.name for p in parts for f in p.features]
 
 
 def _requested(step: OnDemandFeatureView, refs: Sequence[str], full: bool) -> list[str]:

@@ -1,6 +1,7 @@
 """MLflow: one run per fitted model, one registered model per project, an alias per role.
 
-SQLite and a folder below the state folder by default; ``MLFLOW_TRACKING_URI`` names a server instead.
+SQLite and a folder below the state folder by default; the setting ``tracking_uri`` names a server instead. (Not
+``MLFLOW_TRACKING_URI``: mlflow 3.17 sets that variable itself whenever it is pointed somewhere.)
 """
 
 from __future__ import annotations
@@ -36,11 +37,11 @@ logging.getLogger("alembic").setLevel(logging.WARNING)
 
 def connect(settings: Settings) -> MlflowClient:
     """Point MLflow at the configured store and make the experiment on first use."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{settings.state_dir.resolve() / 'mlflow.db'}")
+    uri = settings.tracking_uri or f"sqlite:///{settings.state_dir.resolve() / 'mlflow.db'}"
     mlflow.set_tracking_uri(uri)
     if mlflow.get_experiment_by_name(project()) is None:
         # Without a location artifacts would go below the current folder.
-        local = (settings.state_dir.resolve() / "mlruns").as_uri() if uri.startswith("sqlite") else None
+        local = None if settings.tracking_uri else (settings.state_dir.resolve() / "mlruns").as_uri()
         mlflow.create_experiment(project(), artifact_location=local)
     mlflow.set_experiment(project())
     return MlflowClient()

@@ -135,7 +135,8 @@ def _checked_flights(raw: pd.DataFrame) -> pd.DataFrame:
     departed = flights["dep_time"].notna()
     refuse(table, flights, "arr_delay", ~departed & flights["arr_delay"].notna(), "arrived without having departed")
     refuse(table, flights, "dep_delay", departed & flights["dep_delay"].isna(), "departed without a delay")
-    return flights.astype({c: "int64" for c in ("year", "month", "day", "hour", "minute", "sched_arr_time", "flight")})
+    whole = ("year", "month", "day", "hour", "minute", "sched_arr_time", "flight")
+    return flights.astype(dict.fromkeys(whole, "int64"))
 
 
 def _checked_weather(raw: pd.DataFrame) -> pd.DataFrame:
@@ -161,7 +162,8 @@ def _timed(raw: Tables) -> pd.DataFrame:
     flights = raw["flights"]
     day = pd.to_datetime(flights[["year", "month", "day"]])
     departure = _instant(day + _clock(flights["hour"], flights["minute"]), LOCAL)
-    zones = {**raw["airports"].dropna().set_index("faa")["tzone"].to_dict(), **EXTRA_ZONES}
+    airports = raw["airports"].dropna()
+    zones = dict(zip(airports["faa"], airports["tzone"], strict=True)) | EXTRA_ZONES
     zone = flights["dest"].map(zones)
     refuse("flights", flights, "dest", zone.isna(), "are airports without a time zone")
     reading = day + _clock(flights["sched_arr_time"] // 100, flights["sched_arr_time"] % 100)
@@ -190,13 +192,15 @@ def _clock(hours: pd.Series[Any], minutes: pd.Series[Any]) -> pd.Series[Any]:
 def _instant(local: pd.Series[Any], zone: str) -> pd.Series[Any]:
     # An hour that happens twice is read as its first; one that is skipped as the moment after. Schedules avoid both.
     first = np.ones(len(local), dtype=bool)
-    aware = local.dt.tz_localize(zone, ambiguous=first, nonexistent="shift_forward")
-    return aware.dt.tz_convert("UTC").astype(MICROSECOND_UTC)
+    aware: pd.Series[Any] = local.dt.tz_localize(zone, ambiguous=first, nonexistent="shift_forward")
+    instants: pd.Series[Any] = aware.dt.tz_convert("UTC").astype(MICROSECOND_UTC)
+    return instants
 
 
 def _per_zone(local: pd.Series[Any], zone: pd.Series[Any]) -> pd.Series[Any]:
     parts = [_instant(group, str(name)) for name, group in local.groupby(zone)]
-    return pd.concat(parts).reindex(local.index)
+    instants: pd.Series[Any] = pd.concat(parts).reindex(local.index)
+    return instants
 
 
 def _weather_table(weather: pd.DataFrame) -> pd.DataFrame:

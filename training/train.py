@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -35,17 +36,20 @@ SEED = 7
 Say = Callable[[str], None]
 
 
-def train(settings_: Settings, at: datetime, asked: str, seed: int, say: Say) -> dict[str, Any]:
+def train(
+    settings_: Settings, at: datetime, asked: str, seed: int, say: Say, raw: Path | None = None
+) -> dict[str, Any]:
     """Run a training and return what it made.
 
     Args:
         at: nothing known later is used.
+        raw: folder of the raw tables; None for the installed data package.
         asked: a role, or ``auto``: primary and fallback when nobody is primary, otherwise a shadow.
 
     Raises:
         UnderstudyError: when data, registry or roles do not allow it; what was there before is untouched.
     """
-    prepared = prepare(settings_)
+    prepared = prepare(settings_, raw)
     say(f"prepared {prepared['rows']['rows']:,} rows")
     before = read_roles(settings_.models_dir)
     store = open_store(settings_)
@@ -103,7 +107,6 @@ def _record(fitted: Fitted, at: datetime, seed: int, prepared: Any) -> dict[str,
     data = {"raw": prepared["raw"], "source": prepared["code"]}
     return {
         "as_of": at.isoformat(),
-        "role": fitted.role,
         "seed": seed,
         "parameters": dict(estimator.PARAMETERS[fitted.role]),
         "rows": fitted.rows,
@@ -122,6 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--as-of", required=True, type=parse_instant, help="ISO date or instant (UTC)")
     parser.add_argument("--role", default="auto", choices=["auto", *ROLES])
     parser.add_argument("--seed", default=SEED, type=int)
+    parser.add_argument("--raw", type=Path, help="folder of the raw tables; default: the installed data package")
     args = parser.parse_args(argv)
     begun = time.perf_counter()
 
@@ -129,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"[{time.perf_counter() - begun:5.1f} s] {text}", flush=True)
 
     try:
-        result = train(settings(), args.as_of, args.role, args.seed, say)
+        result = train(settings(), args.as_of, args.role, args.seed, say, args.raw)
     except UnderstudyError as error:
         print(f"train: {error}", file=sys.stderr)
         return 2

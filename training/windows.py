@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-MICROSECOND_UTC = "datetime64[us, UTC]"
+MICROSECOND_UTC = pd.DatetimeTZDtype(unit="us", tz="UTC")  # type: ignore[arg-type]  # the stubs know ns only
 
 
 def micros(moments: pd.Series[Any] | pd.DatetimeIndex) -> npt.NDArray[np.int64]:
     """Return instants as microseconds since the epoch."""
-    return np.asarray(pd.DatetimeIndex(moments).as_unit("us").asi8)
+    return pd.DatetimeIndex(moments).to_numpy(dtype="datetime64[us]").astype(np.int64)
 
 
 def window_table(
@@ -30,8 +30,8 @@ def window_table(
         windows: name to length.
 
     Returns:
-        One row per key and moment from the key's first event on: the key, ``event_timestamp``, and per window ``<name>_mean`` (NaN when there
-        is no event) and ``<name>_count``.
+        One row per key and moment from the key's first event on: the key, ``event_timestamp``, and per window
+        ``<name>_mean`` (NaN when there is no event) and ``<name>_count``.
     """
     known = events[[key, at, value]].dropna().sort_values(at, kind="stable")
     moments = micros(grid)
