@@ -1,6 +1,6 @@
 """The one definition of every feature: entities, sources, views, request-time features, feature services.
 
-Tags are the contract (see service/contract.py for the words). Training reads these objects through Feast's
+Tags are the contract (see service/definitions.py for the words). Training reads these objects through Feast's
 offline store, the service through its online store; nothing is defined a second time.
 
 Feast runs every module in this folder, so it holds definitions only.

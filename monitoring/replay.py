@@ -29,7 +29,8 @@ from tqdm import tqdm
 from feature_repo import features as definitions
 from monitoring.feed import Feed
 from service.clock import parse_instant, write_clock
-from service.contract import Contract, contracts, duration
+from service.contract import Contract, duration
+from service.definitions import contracts
 from service.errors import NotReady, UnderstudyError
 from service.settings import Settings, settings
 

@@ -11,7 +11,7 @@ from typing import Any
 from feature_repo import features as definitions
 from service import VERSION
 from service.clock import Clock, clock_from
-from service.contract import contracts
+from service.definitions import contracts
 from service.door import Door, Label, request_model
 from service.feature_store import repo_config
 from service.features import OnlineLookup

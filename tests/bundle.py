@@ -14,7 +14,8 @@ import pandas as pd
 from feast import FeatureStore
 
 from feature_repo import features as definitions
-from service.contract import Contract, contracts
+from service.contract import Contract
+from service.definitions import contracts
 from service.feature_store import repo_config
 from service.package import Signature, save_package
 from service.roles import Role, Seat, move_roles, read_roles

@@ -13,7 +13,7 @@ import pandas as pd
 
 from feature_repo import features as definitions
 from service.clock import parse_instant
-from service.contract import contracts
+from service.definitions import contracts
 from service.errors import UnderstudyError
 from service.package import LightGBMModel
 from service.roles import Role

@@ -15,7 +15,8 @@ from typing import Any
 import pandas as pd
 
 from feature_repo import features as definitions
-from service.contract import Contract, contracts
+from service.contract import Contract
+from service.definitions import contracts
 from service.errors import DataError, UnderstudyError
 from service.settings import Settings, settings
 from training import source

@@ -13,7 +13,7 @@ import pandas as pd
 from feast import Entity, FeatureService, FeatureStore, FeatureView, OnDemandFeatureView
 
 from feature_repo import features as definitions
-from service.contract import contracts
+from service.definitions import contracts
 from service.feature_store import repo_config
 from service.settings import Settings
 

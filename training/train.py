@@ -20,7 +20,7 @@ from feast import FeatureStore
 
 from feature_repo import features as definitions
 from service.clock import parse_instant
-from service.contract import contracts
+from service.definitions import contracts
 from service.errors import UnderstudyError
 from service.package import save_package
 from service.roles import ROLES, Role, Roles, Seat, move_roles, read_roles

@@ -14,7 +14,8 @@ import numpy.typing as npt
 import orjson
 
 from feature_repo import features as definitions
-from service.contract import Contract, FieldSpec, contracts
+from service.contract import Contract, FieldSpec
+from service.definitions import contracts
 
 START = datetime(2013, 10, 1, 12, tzinfo=UTC)
 PRIMARY, SHADOW = ("1", "a" * 64), ("2", "b" * 64)

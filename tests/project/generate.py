@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 
 from feature_repo import features as definitions
-from service.contract import Contract, FieldSpec, contracts
+from service.contract import Contract, FieldSpec
+from service.definitions import contracts
 from service.door import expected
 from service.settings import PREFIX, ROOT, Settings
 from service.vector import describe

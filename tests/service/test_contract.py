@@ -10,7 +10,8 @@ from feast import Entity, FeatureService, FeatureView, Field, FileSource, Reques
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Float64, Int64, String, UnixTimestamp
 
-from service.contract import Contract, contracts, duration
+from service.contract import Contract, duration
+from service.definitions import contracts
 from service.door import request_model
 from service.errors import ContractError
 from tests.bundle import primary_contract

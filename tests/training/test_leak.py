@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from feature_repo import features as definitions
-from service.contract import contracts
+from service.definitions import contracts
 from service.settings import Settings
 from tests.bundle import settings_in
 from tests.training.conftest import read_raw, write_raw

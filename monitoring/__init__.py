@@ -1,0 +1,1 @@
+"""What the logs say afterwards: export, compare, verdict, report."""

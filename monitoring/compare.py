@@ -1,0 +1,220 @@
+"""Compares the shadow with the primary: paired frames in, one frozen record of evidence out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from monitoring.campaign import Campaign, is_scored, ledger, lost_traffic, newest_campaign
+from monitoring.evidence import (
+    Agreement,
+    Disagreement,
+    Evidence,
+    Histogram,
+    LabelCoverage,
+    Latency,
+    ScoreShift,
+    Span,
+)
+from monitoring.pairing import Paired
+from monitoring.performance import performance
+from monitoring.statistics import Floats, ks, psi, rank_correlation
+from service.contract import Contract
+from service.errors import DataError
+
+_EXAMPLES = 8
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to compare.
+
+    Attributes:
+        maturity: age at which a prediction's label should have arrived; younger rows are not scored, because the
+            labels that come early are not like the others.
+        block: stretch of time within which rows are taken to depend on each other.
+        minimum_slice: rows below which a slice is not compared.
+        confidence: of every interval.
+    """
+
+    maturity: timedelta = timedelta(hours=24)
+    block: timedelta = timedelta(days=1)
+    minimum_slice: int = 200
+    confidence: float = 0.95
+
+
+def compare(paired: Paired, contract: Contract, options: Options | None = None) -> Evidence:
+    """Gather the evidence about the newest pair of models in the logs.
+
+    Raises:
+        DataError: when there are no predictions, or no shadow was asked in any of them.
+    """
+    options = options or Options()
+    if paired.frame.empty:
+        msg = "the prediction log holds no predictions; send requests or run `make replay`, then compare again"
+        raise DataError(msg)
+    if paired.frame["shadow_outcome"].isna().all():
+        msg = (
+            f"none of {len(paired.frame)} predictions has a shadow record; "
+            "seat a shadow with `make train`, serve it, send requests, then compare again"
+        )
+        raise DataError(msg)
+    campaign = newest_campaign(paired.frame)
+    frame = campaign.frame
+    if frame.empty:
+        msg = "no prediction is newer than the last one of another pair of versions; send more requests, then compare"
+        raise DataError(msg)
+    return _evidence(campaign, frame[frame["role"].eq("primary") & is_scored(frame)], paired, contract, options)
+
+
+def _evidence(campaign: Campaign, both: pd.DataFrame, paired: Paired, contract: Contract, options: Options) -> Evidence:
+    frame = campaign.frame
+    horizon = _last_instant(paired.frame) - options.maturity
+    truths = both[both["label"].notna() & (both["at"] <= horizon)]
+    thresholds = _thresholds(both, truths)
+    single = both.loc[both["shadow_batch"].eq(1), "shadow_ms"]
+    latency = (
+        _latency("primary", both["ms.primary"]),
+        _latency("shadow", both["shadow_ms"]),
+        _latency("shadow_single", single),
+    )
+    return Evidence(
+        primary=campaign.primary,
+        shadow=campaign.shadow,
+        positive=contract.positive,
+        span=Span(_moment(frame["at"].min()), _moment(frame["at"].max())),
+        predictions=len(frame),
+        other_versions=campaign.other_versions,
+        service_versions=_counts(frame["service_version"]),
+        roles=_counts(frame["role"]),
+        confidences=_counts(frame["confidence"]),
+        fallback_reasons=_counts(frame["fallback_reason"]),
+        ledger=ledger(frame),
+        lost_traffic=lost_traffic(frame),
+        agreement=tuple(_agreement(both, threshold, meaning) for threshold, meaning in thresholds.items()),
+        scores=_score_shift(both),
+        latency=tuple(entry for entry in latency if entry is not None),
+        largest_batch=None if both["shadow_batch"].isna().all() else int(both["shadow_batch"].max()),
+        label_coverage=_label_coverage(frame, horizon, options.maturity),
+        performance=performance(
+            truths,
+            slices=slice_columns(contract),
+            thresholds=tuple(thresholds),
+            block=options.block,
+            minimum_slice=options.minimum_slice,
+            confidence=options.confidence,
+        ),
+        disagreements=_disagreements(both, contract),
+        notes=paired.notes,
+    )
+
+
+def slice_columns(contract: Contract) -> tuple[str, ...]:
+    """Columns of the paired frame the contract's slices are found in."""
+    vector = set(contract.features)
+    return tuple(f"vector.{name}" if name in vector else f"request.{name}" for name in contract.slices)
+
+
+def _last_instant(frame: pd.DataFrame) -> pd.Timestamp:
+    """The latest moment the logs speak of: what "now" was when they were last written."""
+    last: pd.Timestamp = pd.Series([frame["at"].max(), frame["known_at"].max()]).max()
+    return last
+
+
+def _thresholds(both: pd.DataFrame, truths: pd.DataFrame) -> dict[float, str]:
+    out = {0.5: "more likely than not"}
+    if not truths.empty:
+        out[round(float(truths["label"].mean()), 3)] = "likelier than the observed share of positives"
+    elif not both.empty:
+        out[round(float(both["prediction"].mean()), 3)] = "likelier than the primary's mean score"
+    return out
+
+
+def _agreement(both: pd.DataFrame, threshold: float, meaning: str) -> Agreement:
+    primary, shadow = both["prediction"] >= threshold, both["shadow_prediction"] >= threshold
+    return Agreement(
+        threshold=threshold,
+        meaning=meaning,
+        rows=len(both),
+        agree=int((primary == shadow).sum()),
+        only_primary_positive=int((primary & ~shadow).sum()),
+        only_shadow_positive=int((~primary & shadow).sum()),
+    )
+
+
+def _score_shift(both: pd.DataFrame) -> ScoreShift | None:
+    if both.empty:
+        return None
+    primary, shadow = _numbers(both["prediction"]), _numbers(both["shadow_prediction"])
+    edges = np.linspace(0, 1, 41)
+    distance, p_value = ks(primary, shadow)
+    counts = [tuple(int(n) for n in np.histogram(scores, edges)[0]) for scores in (primary, shadow)]
+    return ScoreShift(
+        rows=len(both),
+        mean_primary=float(primary.mean()),
+        mean_shadow=float(shadow.mean()),
+        psi=psi(primary, shadow),
+        ks=distance,
+        ks_p_value=p_value,
+        rank_correlation=rank_correlation(primary, shadow),
+        histogram=Histogram(tuple(float(e) for e in edges), counts[0], counts[1]),
+    )
+
+
+def _latency(name: str, milliseconds: pd.Series) -> Latency | None:
+    values = _numbers(milliseconds.dropna())
+    if not len(values):
+        return None
+    p50, p95, p99 = (float(v) for v in np.percentile(values, [50, 95, 99]))
+    return Latency(name, len(values), p50, p95, p99)
+
+
+def _label_coverage(frame: pd.DataFrame, horizon: pd.Timestamp, maturity: timedelta) -> LabelCoverage:
+    mature = frame["at"] <= horizon
+    return LabelCoverage(
+        maturity_hours=maturity / timedelta(hours=1),
+        mature=int(mature.sum()),
+        labelled=int((mature & frame["label"].notna()).sum()),
+        immature=int((~mature).sum()),
+    )
+
+
+def _disagreements(both: pd.DataFrame, contract: Contract) -> tuple[Disagreement, ...]:
+    distance = (both["prediction"] - both["shadow_prediction"]).abs()
+    rows = both.loc[distance.sort_values(ascending=False, kind="stable").index[:_EXAMPLES]]
+    return tuple(
+        Disagreement(
+            request_id=str(row["request_id"]),
+            at=_moment(row["at"]),
+            primary=float(row["prediction"]),
+            shadow=float(row["shadow_prediction"]),
+            label=None if pd.isna(row["label"]) else float(row["label"]),
+            vector={name: _plain(row[f"vector.{name}"]) for name in contract.features},
+        )
+        for row in rows.to_dict("records")
+    )
+
+
+def _plain(value: Any) -> Any:
+    if pd.isna(value):
+        return None
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _counts(column: pd.Series) -> dict[str, int]:
+    counted: Mapping[Any, Any] = column.value_counts().to_dict()
+    return {str(value): int(n) for value, n in counted.items()}
+
+
+def _moment(value: Any) -> datetime:
+    moment: datetime = pd.Timestamp(value).to_pydatetime()
+    return moment
+
+
+def _numbers(column: pd.Series) -> Floats:
+    return column.to_numpy(dtype=np.float64)
