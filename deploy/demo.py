@@ -91,17 +91,21 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def serving(env: dict[str, str], log: Path) -> Iterator[str]:
+def serving(env: dict[str, str], log: Path, bento: str = ".", cwd: Path = ROOT) -> Iterator[str]:
     """Run ``bentoml serve`` on loopback until the block ends; yields its address.
+
+    Args:
+        log: where its output goes.
+        bento: what to serve: ``.`` for the folder ``cwd``, or a Bento.
 
     Raises:
         DemoFailed: when it ends or does not get ready; its output is in ``log``.
     """
     port = free_port()
-    command = [str(BIN / "bentoml"), "serve", "--host", "127.0.0.1", "--port", str(port)]
+    command = [str(BIN / "bentoml"), "serve", bento, "--host", "127.0.0.1", "--port", str(port)]
     with log.open("w") as output:
         process = subprocess.Popen(
-            command, cwd=ROOT, env=env, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            command, cwd=cwd, env=env, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )
         try:
             url = f"http://127.0.0.1:{port}"
@@ -146,16 +150,22 @@ def stop(process: subprocess.Popen[Any]) -> None:
     process.wait(5)
 
 
-def run(home: Path, when: Stretch) -> dict[str, Any]:
-    """Run the loop and return its result."""
+def run(home: Path, when: Stretch, raw: Path | None = None) -> dict[str, Any]:
+    """Run the loop and return its result.
+
+    Args:
+        home: folder of everything it makes; emptied first.
+        raw: folder of the raw tables; None for the installed data package.
+    """
     begun = time.monotonic()
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir(parents=True)
     env = environment(home)
     # Until the replay owns the clock, trainings stand at the wall clock.
     train_env = {**env, "UNDERSTUDY_CLOCK": "wall"}
-    step("1/5 train primary and fallback", train_env, "training.train", "--as-of", when.primary_as_of)
-    step("2/5 train a newer model as shadow", train_env, "training.train", "--as-of", when.shadow_as_of)
+    source = ["--raw", str(raw)] if raw else []
+    step("1/5 train primary and fallback", train_env, "training.train", "--as-of", when.primary_as_of, *source)
+    step("2/5 train a newer model as shadow", train_env, "training.train", "--as-of", when.shadow_as_of, *source)
     (home / "state" / "clock").write_text(f"{when.start}T00:00:00+00:00")
     say("3/5 serve: bentoml serve")
     with serving(env, home / "serve.log") as url:
@@ -182,6 +192,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line. Last line of stdout: one JSON object."""
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__.partition("\n")[0] if __doc__ else "")
     parser.add_argument("--home", type=Path, default=ROOT / "demo", help="folder of everything the demo makes")
+    parser.add_argument("--raw", type=Path, help="folder of the raw tables; default: the installed data package")
     parser.add_argument("--primary-as-of", required=True)
     parser.add_argument("--shadow-as-of", required=True)
     parser.add_argument("--start", required=True)
@@ -189,7 +200,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        result = run(args.home.resolve(), Stretch(args.primary_as_of, args.shadow_as_of, args.start, args.end))
+        when = Stretch(args.primary_as_of, args.shadow_as_of, args.start, args.end)
+        result = run(args.home.resolve(), when, args.raw)
     except DemoFailed as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
