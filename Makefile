@@ -67,7 +67,8 @@ replay: $(READY) ## send START..END to the service at URL in event time, at most
 
 .PHONY: compare
 compare: $(READY) ## compare shadow with primary from the logs: page, JSON, verdict
-	@$(PY) -m monitoring.compare_job
+	@if [ -e "$(CLOCK)" ]; then export UNDERSTUDY_CLOCK="$(CLOCK)"; fi
+	$(PY) -m monitoring.compare_job
 
 .PHONY: bento
 bento: $(READY) ## build the Bento: service, feature definitions and models

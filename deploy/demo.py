@@ -24,6 +24,7 @@ from typing import Any
 from service.settings import ROOT
 
 READY_S = 120
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 BIN = Path(sys.executable).parent
 
 
@@ -74,7 +75,10 @@ def step(title: str, env: dict[str, str], *command: str) -> dict[str, Any]:
     finally:
         if process.poll() is None:
             process.terminate()
-            process.wait(10)
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
     if code != 0:
         if last:
             print(f"    {last}", flush=True)
@@ -139,15 +143,39 @@ def answers(url: str) -> bool:
         return False
 
 
-def stop(process: subprocess.Popen[Any]) -> None:
-    """End the service and every process of its group: asked first, so that the shadow's queue drains."""
-    with contextlib.suppress(ProcessLookupError):
-        process.send_signal(signal.SIGINT)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(20)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait(5)
+def stop(process: subprocess.Popen[Any], patience_s: float = 20.0) -> None:
+    """End the service and every process of its group: asked first, so that the shadow's queue drains.
+
+    A second Ctrl-C while it drains must not leave it running, so nothing interrupts this.
+    """
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in STOPPING}
+    try:
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(patience_s)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def emptied(home: Path) -> Path:
+    """Make an empty folder of the demo's own.
+
+    Raises:
+        DemoFailed: when the folder holds something that no demo made.
+    """
+    mark = home / ".understudy-demo"
+    if home.exists() and any(home.iterdir()) and not mark.exists():
+        msg = f"{home} is not empty and no demo made it; choose another --home"
+        raise DemoFailed(msg)
+    shutil.rmtree(home, ignore_errors=True)
+    home.mkdir(parents=True)
+    mark.touch()
+    return home
 
 
 def run(home: Path, when: Stretch, raw: Path | None = None) -> dict[str, Any]:
@@ -158,9 +186,7 @@ def run(home: Path, when: Stretch, raw: Path | None = None) -> dict[str, Any]:
         raw: folder of the raw tables; None for the installed data package.
     """
     begun = time.monotonic()
-    shutil.rmtree(home, ignore_errors=True)
-    home.mkdir(parents=True)
-    env = environment(home)
+    env = environment(emptied(home))
     # Until the replay owns the clock, trainings stand at the wall clock.
     train_env = {**env, "UNDERSTUDY_CLOCK": "wall"}
     source = ["--raw", str(raw)] if raw else []
@@ -171,6 +197,9 @@ def run(home: Path, when: Stretch, raw: Path | None = None) -> dict[str, Any]:
     with serving(env, home / "serve.log") as url:
         replayed = step("4/5 replay", env, "monitoring.replay", "--url", url, "--start", when.start, "--end", when.end)
     compared = step("5/5 compare", env, "monitoring.compare_job")
+    if compared["sampled"] != compared["scored"] + compared["dropped"]:
+        msg = f"the shadow's ledger does not add up: {compared['sampled']} sampled, {compared['scored']} scored, "
+        raise DemoFailed(msg + f"{compared['dropped']} dropped")
     return {
         "predictions": replayed["predictions"],
         "failed": replayed["failed"],
@@ -198,7 +227,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--start", required=True)
     parser.add_argument("--end", required=True)
     args = parser.parse_args(argv)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda received, _: sys.exit(128 + received))
     try:
         when = Stretch(args.primary_as_of, args.shadow_as_of, args.start, args.end)
         result = run(args.home.resolve(), when, args.raw)

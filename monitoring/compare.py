@@ -40,12 +40,14 @@ class Options:
         block: stretch of time within which rows are taken to depend on each other.
         minimum_slice: rows below which a slice is not compared.
         confidence: of every interval.
+        now: the clock's now; None, or a moment before the logs end, means the last moment the logs speak of.
     """
 
     maturity: timedelta = timedelta(hours=24)
     block: timedelta = timedelta(days=1)
     minimum_slice: int = 200
     confidence: float = 0.95
+    now: datetime | None = None
 
 
 def compare(paired: Paired, contract: Contract, options: Options | None = None) -> Evidence:
@@ -74,7 +76,7 @@ def compare(paired: Paired, contract: Contract, options: Options | None = None) 
 
 def _evidence(campaign: Campaign, both: pd.DataFrame, paired: Paired, contract: Contract, options: Options) -> Evidence:
     frame = campaign.frame
-    horizon = _last_instant(paired.frame) - options.maturity
+    horizon = _now(paired.frame, options.now) - options.maturity
     truths = both[both["label"].notna() & (both["at"] <= horizon)]
     thresholds = _thresholds(both, truths)
     single = both.loc[both["shadow_batch"].eq(1), "shadow_ms"]
@@ -120,9 +122,9 @@ def slice_columns(contract: Contract) -> tuple[str, ...]:
     return tuple(f"vector.{name}" if name in vector else f"request.{name}" for name in contract.slices)
 
 
-def _last_instant(frame: pd.DataFrame) -> pd.Timestamp:
-    """The latest moment the logs speak of: what "now" was when they were last written."""
-    last: pd.Timestamp = pd.Series([frame["at"].max(), frame["known_at"].max()]).max()
+def _now(frame: pd.DataFrame, now: datetime | None) -> pd.Timestamp:
+    moments = [frame["at"].max(), frame["known_at"].max(), pd.Timestamp(now) if now else pd.NaT]
+    last: pd.Timestamp = pd.Series(moments).max()
     return last
 
 

@@ -18,8 +18,8 @@ from monitoring.evidence import Evidence
 from monitoring.pairing import Paired, paired
 from monitoring.report import Companions, better, data_notes, headline, write_report
 from monitoring.verdict import Verdict, decide
+from service.clock import clock_from
 from service.contract import Contract, duration
-from service.definitions import contracts
 from service.errors import UnderstudyError
 from service.settings import settings
 
@@ -77,9 +77,14 @@ def summary(verdict: Verdict, evidence: Evidence) -> str:
 def _run(options: argparse.Namespace) -> None:
     # Reading the definitions imports Feast, which takes seconds: not before the arguments are known to be good.
     from feature_repo import features
+    from service.definitions import contracts
 
     contract = contracts(features)["primary"]
-    asked = Options(maturity=duration(options.maturity, "--maturity"), block=duration(options.block, "--block"))
+    asked = Options(
+        maturity=duration(options.maturity, "--maturity"),
+        block=duration(options.block, "--block"),
+        now=clock_from(settings().clock).now(),
+    )
     logs = read_logs(options.logs or settings().log_dir, contract)
     evidence = compare(logs, contract, asked)
     verdict = decide(evidence)

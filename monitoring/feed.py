@@ -6,6 +6,7 @@ from datetime import datetime
 
 import pandas as pd
 from feast import FeatureStore
+from feast.infra.online_stores.helpers import get_online_store_from_config
 
 from service.contract import Contract
 from service.errors import NotReady
@@ -29,7 +30,11 @@ class Feed:
         self._next = dict.fromkeys(self._tables, 0)
 
     def begin(self, at: datetime) -> int:
-        """Write the newest row of every key known at ``at``; returns rows written."""
+        """Empty the online store and write the newest row of every key known at ``at``; returns rows written.
+
+        What an earlier replay left there may be of a later moment.
+        """
+        self._clear()
         written = 0
         for name, table in self._tables.items():
             end = int(table["event_timestamp"].searchsorted(pd.Timestamp(at), side="right"))
@@ -37,6 +42,15 @@ class Feed:
             written += self._write(name, newest)
             self._next[name] = end
         return written
+
+    def _clear(self) -> None:
+        online = get_online_store_from_config(self._store.config.online_store)
+        views = [self._store.get_feature_view(name) for name in self._tables]
+        for dropped, kept in ((views, []), ([], views)):
+            online.update(
+                self._store.config, tables_to_delete=dropped, tables_to_keep=kept,
+                entities_to_delete=[], entities_to_keep=[], partial=True,
+            )  # fmt: skip
 
     def push(self, now: datetime) -> int:
         """Write every row that has become known since the last call; returns rows written."""

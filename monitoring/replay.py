@@ -136,8 +136,11 @@ class Sender:
 
     async def shadow_coverage(self) -> str:
         """Read from /metrics how many sampled requests the shadow has accounted for."""
-        async with self._session.get(self._plan.url + "/metrics") as response:
-            text = await response.text()
+        try:
+            async with self._session.get(self._plan.url + "/metrics") as response:
+                text = await response.text()
+        except (aiohttp.ClientError, TimeoutError):
+            return "unknown"
         sampled = _series(text, "understudy_shadow_sampled_total")
         scored = _series(text, 'understudy_shadow_total{outcome="scored"')
         return f"{scored / sampled:.1%}" if sampled else "none"
@@ -147,7 +150,7 @@ class Sender:
         try:
             async with self._session.post(self._plan.url + path, data=body, headers=headers) as response:
                 return response.status, await response.json(content_type=None)
-        except (aiohttp.ClientError, TimeoutError) as error:
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             return 0, repr(error)
 
 

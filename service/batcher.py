@@ -36,6 +36,9 @@ class Batcher(Generic[Item, Result]):
     async def submit(self, item: Item) -> Result:
         """Return the item's result; raises what its call raised. Cancelling withdraws an item that still waits."""
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        # While a call hangs, those who gave up waiting stand at the head; without this they would pile up.
+        while self._waiting and self._waiting[0][1].done():
+            self._waiting.popleft()
         self._waiting.append((item, future))
         self._start()
         return await future

@@ -21,6 +21,7 @@ RequestId = Annotated[
     str, Field(pattern=r"^[\x21-\x7e]{1,128}$", description="Your id of this request; made when absent.")
 ]
 _TYPES: dict[str, Any] = {"float": float, "int": int, "str": str, "bool": bool, "timestamp": AwareDatetime}
+_INT64 = (-(2**63), 2**63 - 1)
 _NOUNS = {
     "float": "a finite number",
     "int": "a whole number",
@@ -36,7 +37,7 @@ class Label(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
     request_id: RequestId
-    label: float = Field(ge=0, le=1, description="The truth: 1 when it happened, 0 when not.")
+    label: Literal[0, 1] = Field(description="The truth: 1 when it happened, 0 when not.")
     known_at: AwareDatetime = Field(description="When it became known, ISO 8601 with offset.")
 
 
@@ -50,9 +51,11 @@ def request_model(contract: Contract) -> type[BaseModel]:
 
 def _field(spec: FieldSpec) -> tuple[Any, FieldInfo]:
     kind = Literal[spec.allowed] if spec.allowed else _TYPES[spec.dtype]
-    return (kind | None if spec.nullable else kind), Field(
-        ge=spec.minimum, le=spec.maximum, description=spec.description
-    )
+    low, high = spec.minimum, spec.maximum
+    if spec.dtype == "int":
+        # A wider whole number fits neither the online store nor the log.
+        low, high = _INT64[0] if low is None else low, _INT64[1] if high is None else high
+    return (kind | None if spec.nullable else kind), Field(ge=low, le=high, description=spec.description)
 
 
 class Door:
@@ -75,7 +78,7 @@ class Door:
             parsed = self.model.model_validate_json(body)
         except ValidationError as error:
             raise self._explain(error) from None
-        values = {name: _plain(value) for name, value in parsed.__dict__.items()}
+        values = {name: _plain(name, value) for name, value in parsed.__dict__.items()}
         if problems := self._limits(values):
             raise BadRequest(problems)
         return values
@@ -93,7 +96,7 @@ class Door:
         if not isinstance(rows, list) or not 1 <= len(rows) <= self._batch_limit:
             found = f"a list of {len(rows)}" if isinstance(rows, list) else type(rows).__name__
             raise BadRequest([problem("body", "", f"is {found}; send a list of 1 to {self._batch_limit} objects")])
-        return [orjson.dumps(row) for row in rows]
+        return _encoded(rows)
 
     def labels(self, body: bytes) -> list[Label]:
         """Parse ground truths: one object, or a list of them; all or nothing.
@@ -101,15 +104,8 @@ class Door:
         Raises:
             BadRequest: as :meth:`rows`, naming row and field.
         """
-        rows = self.rows(body if body.lstrip()[:1] == b"[" else b"[" + body + b"]")
-        labels = []
-        for number, row in enumerate(rows):
-            try:
-                labels.append(Label.model_validate_json(row))
-            except ValidationError as error:
-                prefix = f"[{number}]."
-                raise BadRequest([_problem_of(e, None, prefix) for e in error.errors()]) from None
-        return labels
+        rows = [body] if body.lstrip()[:1] == b"{" else self.rows(body)
+        return [_label(row, f"[{number}]." if len(rows) > 1 else "") for number, row in enumerate(rows)]
 
     def _explain(self, error: ValidationError) -> BadRequest:
         errors = error.errors()
@@ -146,8 +142,28 @@ def expected(spec: FieldSpec) -> str:
     return text + (" or null" if spec.nullable else "")
 
 
-def _plain(value: Any) -> Any:
-    return as_utc(value) if isinstance(value, datetime) else value
+def _encoded(rows: list[Any]) -> list[bytes]:
+    try:
+        return [orjson.dumps(row) for row in rows]
+    except orjson.JSONEncodeError:
+        raise BadRequest([problem("body", "", "is nested too deeply; send a list of flat objects")]) from None
+
+
+def _label(row: bytes, prefix: str) -> Label:
+    try:
+        label = Label.model_validate_json(row)
+    except ValidationError as error:
+        raise BadRequest([_problem_of(e, None, prefix) for e in error.errors()]) from None
+    return label.model_copy(update={"known_at": _plain(prefix + "known_at", label.known_at)})
+
+
+def _plain(name: str, value: Any) -> Any:
+    if not isinstance(value, datetime):
+        return value
+    try:
+        return as_utc(value)
+    except OverflowError:
+        raise BadRequest([problem(name, value.isoformat(), "is no time in UTC; send one after year 1")]) from None
 
 
 def _problem_of(error: Mapping[str, Any], spec: FieldSpec | None, prefix: str = "") -> dict[str, str]:

@@ -87,6 +87,13 @@ class OnlineLookup:
                     values[i][view.name] = content
         return [Stored(v, t) for v, t in zip(values, times, strict=True)]
 
+    def read_times(self, view: ViewSpec, rows: Sequence[Row]) -> list[datetime | None]:
+        """Return the event time of what is stored for each row's key in one view, in the calling thread."""
+        found: dict[tuple[Any, ...], datetime | None] = {}
+        for start in range(0, len(rows), 1000):
+            found.update({key: at for key, (at, _) in self._read_view(view, rows[start : start + 1000]).items()})
+        return [found.get(_key_values(view, row)) for row in rows]
+
     def _read_view(
         self, view: ViewSpec, rows: Sequence[Row]
     ) -> dict[tuple[Any, ...], tuple[datetime | None, Mapping[str, Any] | None]]:
@@ -116,7 +123,11 @@ def _python(value: Value) -> Any:
     if kind is None or kind == "null_val":
         return None
     if kind == "unix_timestamp_val":
-        return datetime.fromtimestamp(value.unix_timestamp_val, UTC)
+        # Feast stores a null timestamp as the smallest integer (feast 0.67).
+        try:
+            return datetime.fromtimestamp(value.unix_timestamp_val, UTC)
+        except (OSError, OverflowError, ValueError):
+            return None
     return getattr(value, kind)
 
 

@@ -41,14 +41,18 @@ class SegmentLog:
     def __init__(self, folder: Path, segment_bytes: int) -> None:
         self._folder = folder
         self._limit = segment_bytes
-        self._stem = f"{WallClock().now():%Y%m%dT%H%M%S}-{os.getpid()}"
+        # Containers share process ids: two replicas on one folder may start in the same second.
+        self._stem = f"{WallClock().now():%Y%m%dT%H%M%S}-{os.getpid()}-{os.urandom(3).hex()}"
         self._number = 0
         self._file: int | None = None
         self._size = 0
 
     def append(self, record: Mapping[str, Any]) -> bool:
         """Write one line; on any failure leave no half line behind and return False."""
-        line = orjson.dumps(record, default=str, option=_OPTIONS)
+        try:
+            line = orjson.dumps(record, default=str, option=_OPTIONS)
+        except orjson.JSONEncodeError:
+            return False
         try:
             file = self._segment(len(line))
             written = os.write(file, line)
@@ -68,8 +72,8 @@ class SegmentLog:
         if self._file is None:
             self._folder.mkdir(parents=True, exist_ok=True)
             path = self._folder / f"{self._stem}-{self._number:05d}.jsonl"
-            self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o640)
             self._number += 1
+            self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o640)
             self._size = 0
         return self._file
 

@@ -18,7 +18,7 @@ from service.contract import Contract
 from service.features import Lookup, Stored
 from service.package import Signature
 from service.prediction_log import Log
-from service.runners import Runner
+from service.runners import Runner, is_probability
 from service.shadow import Rehearsal, ShadowPath
 from service.vector import Vector, build_vector
 
@@ -213,11 +213,6 @@ class Router:
         _count(answer, vector, kept=kept)
         if sampled and kept:
             self._shadow.offer(Rehearsal(answer.request_id, now, vector.values))
-
-
-def is_probability(score: float | None) -> bool:
-    """Whether a model's output can be passed on: a finite number from 0 to 1."""
-    return isinstance(score, int | float) and not isinstance(score, bool) and 0.0 <= score <= 1.0
 
 
 def _count(answer: Answer, vector: Vector, *, kept: bool) -> None:

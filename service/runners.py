@@ -24,6 +24,11 @@ class Scored:
     scores: tuple[float | None, ...]
 
 
+def is_probability(score: Any) -> bool:
+    """Whether a model's output can be passed on: a finite number from 0 to 1."""
+    return isinstance(score, int | float) and not isinstance(score, bool) and 0.0 <= score <= 1.0
+
+
 class Runner(Protocol):
     """Anything that scores rows."""
 

@@ -26,7 +26,9 @@ class Settings(BaseSettings):
     clock: str = Field(
         "wall", description="`wall`, an ISO instant to start from, or the path of a replay's clock file."
     )
-    deadline_ms: float = Field(50.0, gt=0, description="Time within which every answer is given, in milliseconds.")
+    deadline_ms: float = Field(
+        50.0, gt=0, description="Time for one answer, in milliseconds; a batch has as much again for every 50 rows."
+    )
     fallback_reserve_ms: float = Field(15.0, gt=0, description="Part of the deadline kept back for the fallback.")
     body_limit_bytes: int = Field(1_048_576, gt=0, description="Largest request body accepted; more is 413.")
     batch_limit: int = Field(1000, gt=0, description="Most rows in one `/predict_batch` or `/labels` call.")

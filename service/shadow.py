@@ -13,7 +13,7 @@ from typing import Any
 
 from service import metrics
 from service.prediction_log import Log
-from service.runners import Runner, Scored
+from service.runners import Runner, Scored, is_probability
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class ShadowPath:
         self._batch = batch
         self._timeout_s = timeout_s
         self._task: asyncio.Task[None] | None = None
+        self._closed = False
 
     def samples(self, request_id: str) -> bool:
         """Whether this request is to be rehearsed."""
@@ -55,7 +56,10 @@ class ShadowPath:
     def offer(self, rehearsal: Rehearsal) -> None:
         """Take a sampled request without waiting; when the queue is full it is dropped and counted."""
         metrics.SHADOW_SAMPLED.inc()
-        if self._task is None:
+        if self._closed:
+            self._drop([rehearsal], "shutdown")
+            return
+        if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._work())
         try:
             self._waiting.put_nowait(rehearsal)
@@ -65,6 +69,7 @@ class ShadowPath:
 
     async def close(self, drain_s: float) -> None:
         """Score what still waits, for at most ``drain_s`` seconds; the rest is dropped as ``shutdown``."""
+        self._closed = True
         if self._task is None:
             return
         with contextlib.suppress(TimeoutError):
@@ -108,20 +113,23 @@ class ShadowPath:
         else:
             seconds = time.perf_counter() - start
             metrics.SHADOW_SECONDS.observe(seconds)
+            if len(scored.scores) != len(rows):
+                self._drop(rows, "error")
+                return
             for row, score in zip(rows, scored.scores, strict=True):
                 self._record(row, scored, score, seconds, len(rows))
 
     def _record(self, row: Rehearsal, scored: Scored, score: float | None, seconds: float, batch: int) -> None:
-        valid = score is not None and 0.0 <= score <= 1.0
-        if valid and score is not None:
-            metrics.SCORE.labels("shadow").observe(score)
+        valid = is_probability(score)
+        if valid:
+            metrics.SCORE.labels("shadow").observe(float(score or 0.0))
         self._write(
             row,
             outcome="scored" if valid else "dropped",
             reason=None if valid else "invalid_output",
             model_version=scored.version,
             model_digest=scored.digest,
-            prediction=score,
+            prediction=score if isinstance(score, int | float) else None,
             latency_ms=round(seconds * 1000, 3),
             batch=batch,
         )

@@ -57,8 +57,8 @@ class Vector:
 def build_vector(contract: Contract, request: Mapping[str, Any], stored: Stored, now: datetime) -> Vector:
     """Assemble and check a vector.
 
-    A value older than its view's TTL is null here, as it is in the offline join (Feast does not enforce the
-    TTL online, feast 0.67), so that serving never sees what training could not.
+    A value older than its view's TTL, or from the future, is null here, as it is in the offline join (Feast does
+    not look at it online, feast 0.67), so that serving never sees what training could not.
     """
     known: dict[str, Any] = dict(request)
     violations: list[Violation] = []
@@ -73,7 +73,7 @@ def build_vector(contract: Contract, request: Mapping[str, Any], stored: Stored,
             violations.append(fault)
         if at is not None:
             ages[view.name] = (now - at).total_seconds()
-        gone = values is None or at is None or (view.ttl is not None and now - at > view.ttl)
+        gone = values is None or at is None or not _in_time(view, now - at)
         for name in view.features:
             policy[name] = view.policy
             known[name] = None if gone or values is None else values.get(name)
@@ -93,6 +93,10 @@ def build_vector(contract: Contract, request: Mapping[str, Any], stored: Stored,
         if found:
             violations.append(Violation(spec.name, *found, policy.get(spec.name, "tolerate")))
     return Vector({n: known[n] for n in contract.features}, stored.event_times, ages, tuple(violations))
+
+
+def _in_time(view: ViewSpec, age: timedelta) -> bool:
+    return age >= -_CLOCK_SKEW and (view.ttl is None or age <= view.ttl)
 
 
 def _compute(step: OnDemand, known: Mapping[str, Any]) -> Mapping[str, Any]:

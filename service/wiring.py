@@ -5,22 +5,27 @@ Kept apart from ``app.py`` because it imports Feast, which takes seconds: only t
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
 from feature_repo import features as definitions
 from service import VERSION
 from service.clock import Clock, clock_from
+from service.contract import Contract
 from service.definitions import contracts
 from service.door import Door, Label, request_model
 from service.feature_store import repo_config
 from service.features import OnlineLookup
+from service.package import Signature
 from service.prediction_log import SegmentLog
-from service.roles import Role, read_roles, read_signature
+from service.roles import Role, read_signature
 from service.routing import Router, Understudies
 from service.runners import RemoteRunner
 from service.settings import Settings
 from service.shadow import ShadowPath
+
+logger = logging.getLogger("understudy")
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ def assemble(settings: Settings, primary: Any, fallback: Any, shadow: Any) -> Ge
     }
     shadow_s = settings.shadow_timeout_ms / 1000
     path = ShadowPath(
-        RemoteRunner(shadow, shadow_s) if "shadow" in read_roles(settings.models_dir).seats else None,
+        RemoteRunner(shadow, shadow_s) if _fitting(settings, "shadow", contract) else None,
         logs["shadow"],
         sample=settings.shadow_sample,
         queue=settings.shadow_queue,
@@ -61,7 +66,7 @@ def assemble(settings: Settings, primary: Any, fallback: Any, shadow: Any) -> Ge
     router = Router(
         contract,
         OnlineLookup(repo_config(settings, offline=False), contract, vars(definitions)),
-        _understudies(settings, primary, fallback),
+        _understudies(settings, contract, primary, fallback),
         path,
         logs["predictions"],
         clock,
@@ -73,19 +78,31 @@ def assemble(settings: Settings, primary: Any, fallback: Any, shadow: Any) -> Ge
     return Gear(clock, door, router, path, logs["predictions"], logs["shadow"], logs["labels"])
 
 
-def _understudies(settings: Settings, primary: Any, fallback: Any) -> Understudies:
+def _understudies(settings: Settings, contract: Contract, primary: Any, fallback: Any) -> Understudies:
     # Twice the deadline: long enough that a slow call still counts, short enough that a hung one frees its place.
     call_s = 2 * settings.deadline_ms / 1000
     roles: tuple[Role, ...] = ("primary", "fallback")
-    seats = read_roles(settings.models_dir).seats
-    signatures = {role: read_signature(settings.models_dir, role) for role in roles}
+    signatures = {role: _fitting(settings, role, contract) for role in roles}
     base_rates = [s.base_rate for s in signatures.values() if s is not None]
     return Understudies(
-        primary=RemoteRunner(primary, call_s) if "primary" in seats else None,
-        fallback=RemoteRunner(fallback, call_s) if "fallback" in seats else None,
+        primary=RemoteRunner(primary, call_s) if signatures["primary"] else None,
+        fallback=RemoteRunner(fallback, call_s) if signatures["fallback"] else None,
         fallback_signature=signatures["fallback"],
         base_rate=base_rates[0] if base_rates else 0.5,
     )
+
+
+def _fitting(settings: Settings, role: Role, contract: Contract) -> Signature | None:
+    """A role's signature, unless its model takes inputs this contract does not have: it would be given nulls."""
+    signature = read_signature(settings.models_dir, role)
+    unknown = sorted(set(signature.features) - set(contract.features)) if signature else []
+    if not unknown:
+        return signature
+    logger.error(
+        "the model that plays %s was trained on features the definitions no longer have (%s); it does not answer "
+        "until `make train` seats one that fits", role, ", ".join(unknown),
+    )  # fmt: skip
+    return None
 
 
 def documented(endpoint: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ def read_csv(path: Path, columns: Collection[str]) -> pd.DataFrame:
     """
     try:
         frame = pd.read_csv(path, low_memory=False)
-    except (OSError, ValueError, pd.errors.ParserError) as error:
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, pd.errors.ParserError) as error:
         msg = f"{path.name}: cannot be read ({error}); restore the file"
         raise DataError(msg) from None
     if missing := sorted(set(columns) - set(frame.columns)):
@@ -51,15 +52,19 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def numbers(table: str, frame: pd.DataFrame, column: str, low: float, high: float, *, nullable: bool) -> pd.Series[Any]:
+def numbers(
+    table: str, frame: pd.DataFrame, column: str, low: float, high: float, *, nullable: bool, whole: bool = False
+) -> pd.Series[Any]:
     """Return a column as numbers between two bounds.
 
     Raises:
-        DataError: when a value is not a number, is out of bounds, or is null and must not be.
+        DataError: when a value is not a number, is out of bounds, is no whole number, or is null and must not be.
     """
     values = pd.to_numeric(frame[column], errors="coerce")
     refuse(table, frame, column, values.isna() & frame[column].notna(), "are not numbers")
     if not nullable:
         refuse(table, frame, column, values.isna(), "are null")
+    if whole:
+        refuse(table, frame, column, values.notna() & (values % 1 != 0), "are not whole numbers")
     refuse(table, frame, column, (values < low) | (values > high), f"are not from {low:g} to {high:g}")
     return values

@@ -19,7 +19,7 @@ from service.contract import Contract
 from service.definitions import contracts
 from service.errors import DataError, UnderstudyError
 from service.settings import Settings, settings
-from training import source
+from training import damage, source, windows
 
 STAMP = "prepared.json"
 
@@ -35,16 +35,29 @@ def prepare(settings_: Settings, raw_folder: Path | None = None) -> dict[str, An
     """
     files = source.raw_files(raw_folder)
     hashes = {name: _hash(path) for name, path in sorted(files.items())}
-    code = _hash(Path(source.__file__))
-    stamp = settings_.state_dir / STAMP
-    if (found := _read(stamp)) and (found["raw"], found["code"]) == (hashes, code):
+    contract = contracts(definitions)["primary"]
+    made_by = "".join(_hash(Path(str(module.__file__))) for module in (source, windows, damage))
+    code = hashlib.sha256((made_by + contract.digest).encode()).hexdigest()
+    if found := _current(settings_, hashes, code):
         return found
     raw = source.raw_tables(raw_folder)
     tables = {**source.feature_tables(raw), "rows": source.labelled_rows(raw)}
-    _fit(tables, contracts(definitions)["primary"])
+    _fit(tables, contract)
     made = {"raw": hashes, "code": code, "rows": {name: len(table) for name, table in tables.items()}}
     _write(settings_, tables, made)
     return made
+
+
+def _current(settings_: Settings, hashes: dict[str, str], code: str) -> dict[str, Any] | None:
+    found = _read(settings_.state_dir / STAMP)
+    if not found or (found.get("raw"), found.get("code")) != (hashes, code):
+        return None
+    whole = all(_place(settings_.state_dir, name).exists() for name in found.get("rows", {}))
+    return found if whole else None
+
+
+def _place(folder: Path, table: str) -> Path:
+    return folder / ("rows.parquet" if table == "rows" else f"features/{table}.parquet")
 
 
 def _fit(tables: dict[str, pd.DataFrame], contract: Contract) -> None:
@@ -77,8 +90,7 @@ def _write(settings_: Settings, tables: dict[str, pd.DataFrame], made: dict[str,
     shutil.rmtree(staging, ignore_errors=True)
     (staging / "features").mkdir(parents=True)
     for name, table in tables.items():
-        path = staging / ("rows.parquet" if name == "rows" else f"features/{name}.parquet")
-        table.to_parquet(path, index=False, coerce_timestamps="us", compression="zstd")
+        table.to_parquet(_place(staging, name), index=False, coerce_timestamps="us", compression="zstd")
     (state / STAMP).unlink(missing_ok=True)
     settings_.features_dir.mkdir(parents=True, exist_ok=True)
     for path in sorted(staging.rglob("*.parquet")):

@@ -16,6 +16,7 @@ os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
 import importlib.metadata
 import json
 import logging
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,7 +33,11 @@ from service.roles import Role
 from service.settings import Settings
 from training.fitting import Fitted
 
-logging.getLogger("alembic").setLevel(logging.WARNING)
+# A first run tells of every database migration; nobody can act on it.
+for name in ("alembic", "mlflow.store.db.utils"):
+    logging.getLogger(name).setLevel(logging.WARNING)
+# mlflow 3.17 with sqlalchemy 2.1, once a process.
+warnings.filterwarnings("ignore", message="The ``noload`` loader strategy is deprecated")
 
 
 def connect(settings: Settings) -> MlflowClient:

@@ -14,6 +14,7 @@ import importlib.util
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import available_timezones
 
 import numpy as np
 import pandas as pd
@@ -32,7 +33,11 @@ ORIGINS = ("EWR", "JFK", "LGA")
 EXTRA_ZONES = dict.fromkeys(("BQN", "PSE", "SJU", "STT"), "America/Puerto_Rico")
 # A sensor once reported 1,048 mph; the strongest gust ever measured on the ground is below 260.
 WIND_LIMIT_MPH = 150.0
-WEATHER = ("temp", "dewp", "humid", "wind_dir", "wind_speed", "wind_gust", "precip", "pressure", "visib")
+# What a reading can be, wind speed apart: it is cleaned, not refused.
+WEATHER = {
+    "temp": (-80, 140), "dewp": (-100, 110), "humid": (0, 100), "wind_dir": (0, 360), "wind_speed": (0, 2000),
+    "wind_gust": (0, 300), "precip": (0, 20), "pressure": (850, 1100), "visib": (0, 100),
+}  # fmt: skip
 
 _FLIGHTS = (
     "year", "month", "day", "sched_dep_time", "dep_time", "dep_delay", "sched_arr_time", "arr_delay",
@@ -51,6 +56,8 @@ def raw_tables(folder: Path | None = None) -> Tables:
     flights = read_csv(_file(home, "flights"), _FLIGHTS)
     weather = read_csv(_file(home, "weather"), ("origin", "time_hour", *WEATHER))
     airports = read_csv(_file(home, "airports"), ("faa", "tzone"))
+    known = airports["tzone"].isin(available_timezones())
+    refuse("airports", airports, "tzone", airports["tzone"].notna() & ~known, "are not time zones")
     return {"flights": _checked_flights(flights), "weather": _checked_weather(weather), "airports": airports}
 
 
@@ -121,13 +128,18 @@ def _file(home: Path, table: str) -> Path:
 
 def _checked_flights(raw: pd.DataFrame) -> pd.DataFrame:
     table, flights = "flights", raw.drop_duplicates()
-    bounds: dict[str, tuple[float, float, bool]] = {
-        "month": (1, 12, False), "day": (1, 31, False), "hour": (0, 23, False), "minute": (0, 59, False),
-        "sched_arr_time": (0, 2400, False), "distance": (1, 6000, False), "flight": (1, 9999, False),
+    whole: dict[str, tuple[float, float, bool]] = {
+        "year": (1990, 2100, False), "month": (1, 12, False), "day": (1, 31, False), "hour": (0, 23, False),
+        "minute": (0, 59, False), "sched_arr_time": (0, 2400, False), "flight": (1, 9999, False),
         "dep_time": (0, 2400, True), "dep_delay": (-60, 2000, True), "arr_delay": (-120, 2000, True),
     }  # fmt: skip
-    for column, (low, high, nullable) in bounds.items():
-        flights = flights.assign(**{column: numbers(table, flights, column, low, high, nullable=nullable)})
+    for column, (low, high, nullable) in whole.items():
+        values = numbers(table, flights, column, low, high, nullable=nullable, whole=True)
+        flights = flights.assign(**{column: values if nullable else values.astype("int64")})
+    flights = flights.assign(distance=numbers(table, flights, "distance", 1, 6000, nullable=False))
+    refuse(table, flights, "sched_arr_time", flights["sched_arr_time"] % 100 > 59, "are no times of day (HHMM)")
+    days = pd.to_datetime(flights[["year", "month", "day"]], errors="coerce")
+    refuse(table, flights, "day", days.isna(), "are not days of their month")
     for column in ("carrier", "dest"):
         refuse(table, flights, column, flights[column].isna(), "are null")
     refuse(table, flights, "origin", ~flights["origin"].isin(ORIGINS), f"are not one of {', '.join(ORIGINS)}")
@@ -135,8 +147,10 @@ def _checked_flights(raw: pd.DataFrame) -> pd.DataFrame:
     departed = flights["dep_time"].notna()
     refuse(table, flights, "arr_delay", ~departed & flights["arr_delay"].notna(), "arrived without having departed")
     refuse(table, flights, "dep_delay", departed & flights["dep_delay"].isna(), "departed without a delay")
-    whole = ("year", "month", "day", "hour", "minute", "sched_arr_time", "flight")
-    return flights.astype(dict.fromkeys(whole, "int64"))
+    if not departed.any():
+        msg = f"{table}.dep_time: none of {len(flights)} rows departed; repair the table"
+        raise DataError(msg)
+    return flights
 
 
 def _checked_weather(raw: pd.DataFrame) -> pd.DataFrame:
@@ -144,8 +158,8 @@ def _checked_weather(raw: pd.DataFrame) -> pd.DataFrame:
     refuse(table, weather, "origin", ~weather["origin"].isin(ORIGINS), f"are not one of {', '.join(ORIGINS)}")
     hours = pd.to_datetime(weather["time_hour"], utc=True, errors="coerce")
     refuse(table, weather, "time_hour", hours.isna(), "are not times")
-    for column in WEATHER:
-        weather = weather.assign(**{column: numbers(table, weather, column, -100, 2000, nullable=True)})
+    for column, (low, high) in WEATHER.items():
+        weather = weather.assign(**{column: numbers(table, weather, column, low, high, nullable=True)})
     weather = weather.assign(time_hour=hours.astype(MICROSECOND_UTC))
     refuse(
         table,

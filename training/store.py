@@ -15,6 +15,7 @@ from feast import Entity, FeatureService, FeatureStore, FeatureView, OnDemandFea
 from feature_repo import features as definitions
 from service.definitions import contracts
 from service.feature_store import repo_config
+from service.features import OnlineLookup
 from service.settings import Settings
 
 
@@ -56,13 +57,25 @@ def newest(table: pd.DataFrame, keys: Iterable[str], at: datetime) -> pd.DataFra
     return known.sort_values("event_timestamp", kind="stable").drop_duplicates(list(keys), keep="last")
 
 
+def _keys(rows: pd.DataFrame, names: Iterable[str]) -> list[dict[str, Any]]:
+    return [{str(k): v for k, v in row.items()} for row in rows[list(names)].to_dict("records")]
+
+
 def materialize(store: FeatureStore, settings: Settings, at: datetime) -> int:
-    """Fill the online store with what was known at ``at``; returns rows written. Doing it twice changes nothing."""
+    """Bring the online store to what was known at ``at``; returns rows written. Doing it twice changes nothing.
+
+    A key whose stored value is as new or newer keeps it: a training that stands in the past must not rewind the
+    features of a running service (feast 0.67's SQLite store overwrites whatever is there).
+    """
+    contract = contracts(definitions)["primary"]
+    lookup = OnlineLookup(store.config, contract, vars(definitions))
     written = 0
-    for view in contracts(definitions)["primary"].views:
+    for view in contract.views:
         table = pd.read_parquet(settings.features_dir / f"{view.name}.parquet")
         rows = newest(table, view.keys, at)
-        if len(rows):
-            store.write_to_online_store(view.name, rows)
-        written += len(rows)
+        stored = lookup.read_times(view, _keys(rows, view.keys))
+        behind = [s is None or s < t for s, t in zip(stored, rows["event_timestamp"], strict=True)]
+        if any(behind):
+            store.write_to_online_store(view.name, rows[behind])
+        written += sum(behind)
     return written

@@ -7,13 +7,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from deploy.demo import DemoFailed, environment, serving, step
+from deploy.demo import DemoFailed, emptied, environment, serving, step, stop
 from monitoring import export
 from service.clock import write_clock
 from service.settings import ROOT, Settings
@@ -113,6 +114,36 @@ def test_a_stopped_demo_leaves_no_process_behind(tmp_path: Path, sent: signal.Si
     while still_running(tmp_path) and time.monotonic() < end:
         time.sleep(0.1)
     assert still_running(tmp_path) == []
+
+
+def test_a_second_interrupt_while_it_drains_does_not_leave_it_running() -> None:
+    stubborn = (
+        "import signal, time\n"
+        "signal.signal(signal.SIGINT, lambda *_: time.sleep(3))\n"
+        "print(1, flush=True); time.sleep(60)\n"
+    )
+    child = subprocess.Popen([sys.executable, "-c", stubborn], stdout=subprocess.PIPE, start_new_session=True)
+    assert child.stdout is not None
+    child.stdout.readline()
+    again = threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT))
+    again.start()
+
+    stop(child, patience_s=2)
+
+    child.stdout.close()
+    assert child.poll() is not None
+
+
+def test_only_a_folder_of_a_demo_is_emptied(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("")
+
+    with pytest.raises(DemoFailed, match="is not empty and no demo made it"):
+        emptied(tmp_path)
+
+    assert (tmp_path / "precious").exists()
+    home = emptied(tmp_path / "demo")
+    (home / "state").mkdir()
+    assert list(emptied(home).iterdir()) == [home / ".understudy-demo"]
 
 
 def test_a_failing_step_is_named(tmp_path: Path) -> None:

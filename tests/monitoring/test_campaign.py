@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pandas as pd
 import pytest
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from monitoring.campaign import ledger, newest_campaign
-from monitoring.compare import compare
+from monitoring.compare import Options, compare
 from monitoring.evidence import Evidence, Version
 from monitoring.pairing import Paired
 from service.errors import DataError
@@ -163,6 +163,17 @@ def test_an_interval_for_all_slices_at_once_is_wider_than_for_each_alone(gather:
         blocks = entry.difference.blocks
         expected = stats.t.ppf(1 - 0.025 / 8, blocks - 1) / stats.t.ppf(0.975, blocks - 1)
         assert half[0] / half[1] == pytest.approx(expected)
+
+
+def test_a_clock_past_the_logs_end_makes_their_last_predictions_mature(pair: Callable[[Logs], Paired]) -> None:
+    logs = campaign(280, days=14)
+    now = datetime(2014, 1, 1, tzinfo=UTC)
+
+    found = compare(pair(logs), contract(), Options(now=now))
+    earlier = compare(pair(logs), contract(), Options(now=datetime(2000, 1, 1, tzinfo=UTC)))
+
+    assert (found.label_coverage.immature, found.label_coverage.labelled) == (0, 280)
+    assert earlier == compare(pair(logs), contract())
 
 
 def test_immature_predictions_are_not_scored(pair: Callable[[Logs], Paired]) -> None:

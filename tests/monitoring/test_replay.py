@@ -103,6 +103,16 @@ def test_the_feed_holds_at_any_moment_exactly_what_was_known_then(prepared: Sett
         assert stored.event_times["origin_traffic"] == minutes(newest * 10 - 30)
 
 
+def test_a_new_replay_sees_nothing_of_an_earlier_one(prepared: Settings) -> None:
+    Feed(prepared, CONTRACT).begin(minutes(110))
+
+    Feed(prepared, CONTRACT).begin(minutes(-15))
+
+    lookup = OnlineLookup(repo_config(prepared, offline=False), CONTRACT, vars(definitions))
+    (stored,) = lookup.read([parsed_request()])
+    assert set(stored.event_times.values()) == {minutes(-20)}
+
+
 class Recorder:
     """A stand-in service that notes, per request, what the clock said and what the store held."""
 

@@ -197,7 +197,7 @@ def test_a_tampered_package_never_answers(tmp_path: Path) -> None:
     with served(bundle, tmp_path) as running:
         status, answer = running.post("/predict", REQUEST)
 
-    assert (status, answer["role"], answer["fallback_reason"]) == (200, "fallback", "primary_error")
+    assert (status, answer["role"], answer["fallback_reason"]) == (200, "fallback", "primary_absent")
 
 
 def test_without_models_the_service_says_which_command_makes_them(tmp_path: Path) -> None:

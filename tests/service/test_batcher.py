@@ -90,6 +90,22 @@ def test_who_gives_up_waiting_is_not_asked_for() -> None:
     assert doubler.sizes == [1, 1]
 
 
+def test_those_who_gave_up_do_not_pile_up_behind_a_hung_call() -> None:
+    async def hang(_: Sequence[int]) -> list[int]:
+        await asyncio.sleep(60)
+        return []
+
+    async def run() -> int:
+        batcher = Batcher(hang, max_size=10)
+        for _ in range(200):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.0005):
+                    await batcher.submit(1)
+        return len(batcher._waiting)
+
+    assert asyncio.run(run()) < 5
+
+
 def test_a_call_that_is_cut_short_frees_its_place() -> None:
     async def hang(_: Sequence[int]) -> list[int]:
         async with asyncio.timeout(0.01):

@@ -28,6 +28,16 @@ def test_a_file_clock_follows_whoever_writes_it(tmp_path: Path) -> None:
     assert seen == [AT + timedelta(minutes=m) for m in range(50)]
 
 
+def test_a_clock_that_can_no_longer_be_read_stands_still(tmp_path: Path) -> None:
+    path = tmp_path / "clock"
+    write_clock(path, AT)
+    clock = FileClock(path)
+
+    path.unlink()
+
+    assert clock.now() == AT
+
+
 @pytest.mark.parametrize("content", [None, "", "yesterday"])
 def test_a_clock_file_that_says_no_time_is_an_error_that_says_what_to_do(tmp_path: Path, content: str | None) -> None:
     path = tmp_path / "clock"

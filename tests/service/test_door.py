@@ -60,6 +60,9 @@ def test_a_good_request_comes_through_with_its_time_in_utc() -> None:
         (changed(scheduled_departure="2013-10-09T10:00:00+00:00"), 422, "scheduled_departure", "send an earlier time"),
         (changed(scheduled_departure="2013-10-01T14:00:00"), 422, "scheduled_departure", "ISO 8601 time with offset"),
         (changed(scheduled_departure="soon"), 422, "scheduled_departure", "ISO 8601 time with offset"),
+        (changed(scheduled_departure="9999-12-31T23:59:59-05:00"), 422, "scheduled_departure", "is no time in UTC"),
+        (changed(scheduled_departure="0001-01-01T00:00:00+05:00"), 422, "scheduled_departure", "is no time in UTC"),
+        (changed(hour_flights=2**70), 422, "hour_flights", "send a whole number from 0 to 200"),
         (changed(tail="N1"), 422, "tail", "tail=N1 is not a field of this request; remove it"),
         (changed(request_id="with space"), 422, "request_id", "request_id=with space is wrong"),
         (changed(request_id=""), 422, "request_id", "is wrong"),
@@ -91,7 +94,7 @@ def test_no_bytes_whatever_raise_anything_but_a_refusal(body: bytes) -> None:
     assert error.problems
 
 
-@pytest.mark.parametrize("body", [b"{}", b"[]", b"[1,2,3,4]", b"7", b"[NaN]"])
+@pytest.mark.parametrize("body", [b"{}", b"[]", b"[1,2,3,4]", b"7", b"[NaN]", b"[" * 300 + b"]" * 300])
 def test_a_batch_that_is_no_list_of_the_allowed_length_is_refused(body: bytes) -> None:
     with pytest.raises(BadRequest):
         DOOR.rows(body)
@@ -102,6 +105,29 @@ def test_labels_come_alone_or_in_a_list() -> None:
 
     assert [x.label for x in DOOR.labels(json.dumps(one).encode())] == [1.0]
     assert [x.request_id for x in DOOR.labels(json.dumps([one, {**one, "request_id": "b"}]).encode())] == ["a", "b"]
+
+
+@pytest.mark.parametrize("body", [b'{"a":1},{"b":2}', b"", b"7", b'[{"request_id": "a"}', b"[" * 300 + b"]" * 300])
+def test_labels_that_are_not_json_objects_are_refused(body: bytes) -> None:
+    with pytest.raises(BadRequest):
+        DOOR.labels(body)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("label", 0.5), ("label", None), ("known_at", "2013-10-01"), ("known_at", "0001-01-01T00:00+05:00")],
+)
+def test_a_label_is_zero_or_one_and_dated(field: str, value: Any) -> None:
+    label = {"request_id": "a", "label": 1, "known_at": "2013-10-01T18:00:00+00:00", field: value}
+
+    with pytest.raises(BadRequest, match=field):
+        DOOR.labels(json.dumps(label).encode())
+
+
+def test_a_labels_time_is_kept_in_utc() -> None:
+    (label,) = DOOR.labels(b'{"request_id": "a", "label": 0, "known_at": "2013-10-01T23:30:00+05:30"}')
+
+    assert label.known_at.isoformat() == "2013-10-01T18:00:00+00:00"
 
 
 def test_one_wrong_label_refuses_the_list_and_names_its_place() -> None:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import signal
 import subprocess
 import sys
 from pathlib import Path
-
-import pytest
 
 from service.prediction_log import SegmentLog
 
@@ -43,6 +40,7 @@ def test_a_killed_process_loses_no_record_it_was_told_is_kept(tmp_path: Path) ->
     child.send_signal(signal.SIGKILL)
     acknowledged += [int(line) for line in child.stdout.read().splitlines()]
     child.wait()
+    child.stdout.close()
 
     assert [r["i"] for r in lines(tmp_path)][: len(acknowledged)] == acknowledged
 
@@ -76,9 +74,28 @@ def test_logging_heals_when_its_folder_can_be_written_again(tmp_path: Path) -> N
     assert lines(blocked) == [{"i": 1}]
 
 
-def test_two_logs_of_one_process_never_share_a_segment(tmp_path: Path) -> None:
-    first = SegmentLog(tmp_path, 1000)
-    assert first.append({"i": 0})
+def test_writers_that_start_in_the_same_second_with_the_same_process_id_keep_all_records(tmp_path: Path) -> None:
+    writers = [SegmentLog(tmp_path, 1000) for _ in range(3)]
 
-    with pytest.raises(OSError, match="exists"):
-        os.open(next(tmp_path.glob("*.jsonl")), os.O_CREAT | os.O_EXCL)
+    kept = [writer.append({"i": i}) for i, writer in enumerate(writers) for _ in range(2)]
+
+    assert all(kept)
+    assert sorted(str(r["i"]) for r in lines(tmp_path)) == ["0", "0", "1", "1", "2", "2"]
+
+
+def test_a_segment_that_cannot_be_made_is_skipped_not_tried_for_ever(tmp_path: Path) -> None:
+    log = SegmentLog(tmp_path, 1)
+    assert log.append({"i": 0})
+    first = next(tmp_path.glob("*.jsonl"))
+    first.with_name(first.name.replace("-00000", "-00001")).write_text("")
+
+    kept = [log.append({"i": i}) for i in (1, 2)]
+
+    assert kept == [False, True]
+
+
+def test_a_record_that_cannot_be_written_down_is_a_drop_not_an_exception(tmp_path: Path) -> None:
+    log = SegmentLog(tmp_path, 1000)
+
+    assert not log.append({"n": 2**70})
+    assert log.append({"n": 1})

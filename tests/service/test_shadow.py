@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.fakes import FakeRunner, MemoryLog
+from service.runners import Scored
 from service.shadow import Rehearsal, ShadowPath
 from tests.bundle import NOW
 
@@ -63,6 +64,39 @@ def test_what_cannot_be_scored_before_the_drain_ends_is_dropped_as_shutdown() ->
     ledger = rehearse(10, FakeRunner(lambda _: 0.5, delay_s=30), drain_s=0.01, timeout_s=60)
 
     assert ledger == {("dropped", "shutdown"): 10}
+
+
+@pytest.mark.parametrize("score", ["0.5", [1], True, object()], ids=["text", "list", "bool", "object"])
+def test_an_answer_of_the_wrong_type_costs_its_rows_and_not_the_worker(score: Any) -> None:
+    ledger = rehearse(12, FakeRunner(lambda row: score if row["x"] < 4 else 0.5))
+
+    assert ledger == {("dropped", "invalid_output"): 4, ("scored", None): 8}
+
+
+class Short(FakeRunner):
+    """A runner that returns one score too few."""
+
+    async def score(self, rows: Sequence[Mapping[str, Any]]) -> Scored:
+        full = await super().score(rows)
+        return Scored(full.version, full.digest, full.scores[:-1])
+
+
+def test_too_few_scores_are_an_error_of_the_whole_call() -> None:
+    assert rehearse(8, Short(lambda _: 0.5)) == {("dropped", "error"): 8}
+
+
+def test_what_comes_after_closing_is_dropped_as_shutdown() -> None:
+    log = MemoryLog()
+
+    async def run() -> None:
+        path = ShadowPath(FakeRunner(lambda _: 0.5), log, sample=1.0, queue=9, batch=4, timeout_s=1)
+        path.offer(Rehearsal("a", NOW, {}))
+        await path.close(1)
+        path.offer(Rehearsal("b", NOW, {}))
+
+    asyncio.run(run())
+
+    assert [(r["request_id"], r["reason"]) for r in log.records] == [("a", None), ("b", "shutdown")]
 
 
 @given(count=st.integers(1, 40), queue=st.integers(1, 20), bad=st.sets(st.integers(0, 39)))

@@ -76,7 +76,9 @@ def test_a_value_older_than_its_ttl_is_null_as_in_training() -> None:
 
 def test_a_value_from_the_future_is_a_violation_and_small_clock_skew_is_not() -> None:
     assert build("origin_traffic", NOW + timedelta(minutes=1)).violations == ()
-    assert kinds(build("origin_traffic", NOW + timedelta(minutes=10))) == [("origin_traffic", "stale")]
+    future = build("origin_traffic", NOW + timedelta(minutes=10))
+    assert kinds(future) == [("origin_traffic", "stale")]
+    assert future.values["origin_departures_3h"] is None
 
 
 def test_a_function_that_raises_costs_its_features_not_the_answer() -> None:

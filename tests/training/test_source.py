@@ -147,6 +147,20 @@ DAMAGE: dict[str, tuple[Callable[[pd.DataFrame], pd.DataFrame], str]] = {
         "flights.origin: 1 rows are not one of EWR, JFK, LGA (line 2: 'XXX')",
     ),
     "a month that is none": (first("month", 13), "flights.month: 1 rows are not from 1 to 12 (line 2: 13)"),
+    "a day its month does not have": (
+        lambda f: f.assign(month=2, day=[30, *[1] * (len(f) - 1)], flight=range(1, len(f) + 1)).head(9000),
+        "flights.day: 1 rows are not days of their month (line 2: 30)",
+    ),
+    "a year that is none": (first("year", None), "flights.year: 1 rows are null (line 2: nan)"),
+    "half a month": (first("month", 1.5), "flights.month: 1 rows are not whole numbers (line 2: 1.5)"),
+    "a time of day that is none": (
+        first("sched_arr_time", 1299),
+        "flights.sched_arr_time: 1 rows are no times of day (HHMM) (line 2: 1299)",
+    ),
+    "no departure at all": (
+        lambda f: f.assign(dep_time=None, dep_delay=None, arr_delay=None),
+        "flights.dep_time: none of",
+    ),
     "text for a number": (first("distance", "far"), "flights.distance: 1 rows are not numbers (line 2: 'far')"),
     "a null where none may be": (first("carrier", None), "flights.carrier: 1 rows are null"),
     "a missing column": (lambda f: f.drop(columns="dep_delay"), "flights.csv: columns dep_delay are missing"),
@@ -157,6 +171,24 @@ DAMAGE: dict[str, tuple[Callable[[pd.DataFrame], pd.DataFrame], str]] = {
     ),
     "an airport nobody knows": (first("dest", "ZZZ"), "flights.dest: 1 rows are airports without a time zone"),
 }
+
+
+def test_a_time_zone_nobody_knows_and_a_broken_archive_are_named(tmp_path: Path, raw_folder: Path) -> None:
+    flights, weather, airports = read_raw(raw_folder)
+    folder = write_raw(tmp_path, flights, weather, first("tzone", "Mars/X")(airports))
+    with pytest.raises(DataError, match=r"airports\.tzone: 1 rows are not time zones \(line 2: 'Mars/X'\)"):
+        source.raw_tables(folder)
+
+    (folder / "flights.csv.zip").write_bytes(b"PK\x03\x04 cut short")
+    with pytest.raises(DataError, match=r"flights\.csv\.zip: cannot be read"):
+        source.raw_tables(folder)
+
+
+def test_weather_beyond_what_a_sensor_can_read_is_damage(tmp_path: Path, raw_folder: Path) -> None:
+    flights, weather, airports = read_raw(raw_folder)
+
+    with pytest.raises(DataError, match=r"weather\.humid: 1 rows are not from 0 to 100 \(line 2: 300"):
+        source.raw_tables(write_raw(tmp_path, flights, first("humid", 300.0)(weather), airports))
 
 
 @pytest.mark.parametrize("name", DAMAGE)
