@@ -73,6 +73,8 @@ def step(title: str, env: dict[str, str], *command: str) -> dict[str, Any]:
             last = line.rstrip()
         code = process.wait()
     finally:
+        if process.stdout is not None:
+            process.stdout.close()
         if process.poll() is None:
             process.terminate()
             try:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import zipfile
+import zlib
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pandas as pd
 from service.errors import DataError
 
 SHOWN = 3
+log = logging.getLogger(__name__)
 
 
 def read_csv(path: Path, columns: Collection[str]) -> pd.DataFrame:
@@ -23,7 +26,7 @@ def read_csv(path: Path, columns: Collection[str]) -> pd.DataFrame:
     """
     try:
         frame = pd.read_csv(path, low_memory=False)
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, pd.errors.ParserError) as error:
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         msg = f"{path.name}: cannot be read ({error}); restore the file"
         raise DataError(msg) from None
     if missing := sorted(set(columns) - set(frame.columns)):
@@ -50,6 +53,27 @@ def refuse(table: str, frame: pd.DataFrame, column: str, bad: pd.Series[bool], f
 
 def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
+
+
+def without_repeats(table: str, frame: pd.DataFrame) -> pd.DataFrame:
+    """Leave out lines that repeat an earlier one exactly, and say how many."""
+    kept = frame.drop_duplicates()
+    if len(kept) < len(frame):
+        log.warning("%s: left out %d lines that repeat an earlier one", table, len(frame) - len(kept))
+    return kept
+
+
+def texts(table: str, frame: pd.DataFrame, column: str, *, nullable: bool = False) -> None:
+    """Check a column of names.
+
+    Raises:
+        DataError: when a value is not text, is blank, or is null and must not be.
+    """
+    values = frame[column]
+    wrong = values.notna() & ~values.map(lambda value: isinstance(value, str) and bool(value.strip()))
+    refuse(table, frame, column, wrong, "are blank or not text")
+    if not nullable:
+        refuse(table, frame, column, values.isna(), "are null")
 
 
 def numbers(

@@ -15,11 +15,12 @@ from typing import Any
 import pandas as pd
 
 from feature_repo import features as definitions
-from service.contract import Contract
 from service.definitions import contracts
 from service.errors import DataError, UnderstudyError
 from service.settings import Settings, settings
+from training import conform as checks
 from training import damage, source, windows
+from training.conform import conform
 
 STAMP = "prepared.json"
 
@@ -36,13 +37,13 @@ def prepare(settings_: Settings, raw_folder: Path | None = None) -> dict[str, An
     files = source.raw_files(raw_folder)
     hashes = {name: _hash(path) for name, path in sorted(files.items())}
     contract = contracts(definitions)["primary"]
-    made_by = "".join(_hash(Path(str(module.__file__))) for module in (source, windows, damage))
+    made_by = "".join(_hash(Path(str(module.__file__))) for module in (source, windows, damage, checks))
     code = hashlib.sha256((made_by + contract.digest).encode()).hexdigest()
     if found := _current(settings_, hashes, code):
         return found
     raw = source.raw_tables(raw_folder)
     tables = {**source.feature_tables(raw), "rows": source.labelled_rows(raw)}
-    _fit(tables, contract)
+    conform(tables, contract)
     made = {"raw": hashes, "code": code, "rows": {name: len(table) for name, table in tables.items()}}
     _write(settings_, tables, made)
     return made
@@ -58,30 +59,6 @@ def _current(settings_: Settings, hashes: dict[str, str], code: str) -> dict[str
 
 def _place(folder: Path, table: str) -> Path:
     return folder / ("rows.parquet" if table == "rows" else f"features/{table}.parquet")
-
-
-def _fit(tables: dict[str, pd.DataFrame], contract: Contract) -> None:
-    for view in contract.views:
-        _has(view.name, tables.get(view.name), [*view.keys, *view.features, "event_timestamp"])
-    names = [f.name for f in contract.request_fields]
-    _has("rows", tables.get("rows"), ["request_id", "event_timestamp", *names, "label", "label_known_at", "usable"])
-    rows = tables["rows"]
-    if twice := rows["request_id"][rows["request_id"].duplicated()].head(3).tolist():
-        msg = f"rows.request_id: stands twice ({', '.join(twice)}); make it unique in training/source.py"
-        raise DataError(msg)
-
-
-def _has(name: str, table: pd.DataFrame | None, columns: Sequence[str]) -> None:
-    if table is None:
-        msg = f"training/source.py makes no table {name}, which feature_repo/features.py defines"
-        raise DataError(msg)
-    if missing := [c for c in columns if c not in table.columns]:
-        msg = f"{name}: columns {', '.join(missing)} are missing; add them in training/source.py"
-        raise DataError(msg)
-    if str(table["event_timestamp"].dtype) != "datetime64[us, UTC]":
-        # DuckDB 2.0 cannot materialize nanoseconds.
-        msg = f"{name}.event_timestamp is {table['event_timestamp'].dtype}, not datetime64[us, UTC]"
-        raise DataError(msg)
 
 
 def _write(settings_: Settings, tables: dict[str, pd.DataFrame], made: dict[str, Any]) -> None:

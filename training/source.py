@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from service.errors import DataError
-from training.damage import numbers, read_csv, refuse
+from training.damage import numbers, read_csv, refuse, texts, without_repeats
 from training.windows import MICROSECOND_UTC, grid, window_table
 
 Tables = dict[str, pd.DataFrame]
@@ -58,6 +58,7 @@ def raw_tables(folder: Path | None = None) -> Tables:
     airports = read_csv(_file(home, "airports"), ("faa", "tzone"))
     known = airports["tzone"].isin(available_timezones())
     refuse("airports", airports, "tzone", airports["tzone"].notna() & ~known, "are not time zones")
+    refuse("airports", airports, "faa", airports["faa"].duplicated(keep=False), "stand twice")
     return {"flights": _checked_flights(flights), "weather": _checked_weather(weather), "airports": airports}
 
 
@@ -127,10 +128,11 @@ def _file(home: Path, table: str) -> Path:
 
 
 def _checked_flights(raw: pd.DataFrame) -> pd.DataFrame:
-    table, flights = "flights", raw.drop_duplicates()
+    table, flights = "flights", without_repeats("flights", raw)
     whole: dict[str, tuple[float, float, bool]] = {
         "year": (1990, 2100, False), "month": (1, 12, False), "day": (1, 31, False), "hour": (0, 23, False),
-        "minute": (0, 59, False), "sched_arr_time": (0, 2400, False), "flight": (1, 9999, False),
+        "minute": (0, 59, False), "sched_dep_time": (0, 2359, False), "sched_arr_time": (0, 2400, False),
+        "flight": (1, 9999, False),
         "dep_time": (0, 2400, True), "dep_delay": (-60, 2000, True), "arr_delay": (-120, 2000, True),
     }  # fmt: skip
     for column, (low, high, nullable) in whole.items():
@@ -138,10 +140,14 @@ def _checked_flights(raw: pd.DataFrame) -> pd.DataFrame:
         flights = flights.assign(**{column: values if nullable else values.astype("int64")})
     flights = flights.assign(distance=numbers(table, flights, "distance", 1, 6000, nullable=False))
     refuse(table, flights, "sched_arr_time", flights["sched_arr_time"] % 100 > 59, "are no times of day (HHMM)")
+    split = flights["hour"] * 100 + flights["minute"]
+    refuse(table, flights, "sched_dep_time", flights["sched_dep_time"] != split, "contradict hour and minute")
     days = pd.to_datetime(flights[["year", "month", "day"]], errors="coerce")
     refuse(table, flights, "day", days.isna(), "are not days of their month")
     for column in ("carrier", "dest"):
-        refuse(table, flights, column, flights[column].isna(), "are null")
+        texts(table, flights, column)
+    # A blank would pass for a tail number, and only cancelled flights lack one: the fit would see the outcome.
+    texts(table, flights, "tailnum", nullable=True)
     refuse(table, flights, "origin", ~flights["origin"].isin(ORIGINS), f"are not one of {', '.join(ORIGINS)}")
     refuse(table, flights, "flight", flights.duplicated(_KEY, keep=False), "stand twice with different contents")
     departed = flights["dep_time"].notna()
@@ -154,9 +160,9 @@ def _checked_flights(raw: pd.DataFrame) -> pd.DataFrame:
 
 
 def _checked_weather(raw: pd.DataFrame) -> pd.DataFrame:
-    table, weather = "weather", raw.drop_duplicates()
+    table, weather = "weather", without_repeats("weather", raw)
     refuse(table, weather, "origin", ~weather["origin"].isin(ORIGINS), f"are not one of {', '.join(ORIGINS)}")
-    hours = pd.to_datetime(weather["time_hour"], utc=True, errors="coerce")
+    hours = pd.to_datetime(weather["time_hour"], utc=True, errors="coerce", format="ISO8601")
     refuse(table, weather, "time_hour", hours.isna(), "are not times")
     for column, (low, high) in WEATHER.items():
         weather = weather.assign(**{column: numbers(table, weather, column, low, high, nullable=True)})

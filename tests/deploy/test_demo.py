@@ -67,7 +67,8 @@ def test_what_the_demo_logged_could_be_known_when_it_was_logged(
     log = export.predictions(settings.log_dir, primary_contract())
 
     assert log.damaged_lines == 0
-    lines = [json.loads(x) for p in (settings.log_dir / "predictions").glob("*.jsonl") for x in p.open()]
+    segments = (settings.log_dir / "predictions").glob("*.jsonl")
+    lines = [json.loads(line) for path in segments for line in path.read_text().splitlines()]
     ages = [(r["at"], at) for r in lines for at in r["event_times"].values() if at is not None]
     assert len(ages) > 8000
     assert all(at <= taken for taken, at in ages)
@@ -109,6 +110,7 @@ def test_a_stopped_demo_leaves_no_process_behind(tmp_path: Path, sent: signal.Si
 
     child.send_signal(sent)
     child.wait(40)
+    child.stdout.close()
 
     end = time.monotonic() + 10
     while still_running(tmp_path) and time.monotonic() < end:

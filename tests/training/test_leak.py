@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from feature_repo import features as definitions
+from service.contract import ViewSpec
 from service.definitions import contracts
 from service.settings import Settings
 from tests.bundle import settings_in
@@ -40,16 +41,22 @@ def test_the_join_returns_every_row_once_and_in_order(prepared: Settings, frame:
     assert len(rows) == 80_789
 
 
-def test_the_value_of_every_view_was_known_by_then_for_every_flight(prepared: Settings) -> None:
-    rows = pd.read_parquet(prepared.state_dir / "rows.parquet")
-    for view in CONTRACT.views:
-        table = pd.read_parquet(prepared.features_dir / f"{view.name}.parquet")
-        dated = table.assign(known=table["event_timestamp"]).sort_values("event_timestamp")
-        asked = rows[["event_timestamp", *view.keys]].dropna()
-        newest = pd.merge_asof(asked, dated, on="event_timestamp", by=list(view.keys))
-        found = newest["known"].notna()
-        assert found.mean() > 0.8
-        assert (newest["known"] <= newest["event_timestamp"])[found].all()
+@pytest.mark.parametrize("view", CONTRACT.views, ids=lambda view: view.name)
+def test_every_row_gets_the_newest_value_known_by_then_and_none_past_its_time_to_live(
+    view: ViewSpec, prepared: Settings, frame: pd.DataFrame
+) -> None:
+    """The whole join against another one: pandas' ``merge_asof``, which looks backward only."""
+    table = pd.read_parquet(prepared.features_dir / f"{view.name}.parquet")
+    names = [name for name in view.features if name in CONTRACT.features]
+    asked = frame[["event_timestamp", *view.keys]].assign(row=range(len(frame))).dropna()
+
+    newest = pd.merge_asof(
+        asked, table.sort_values("event_timestamp"), on="event_timestamp", by=list(view.keys), tolerance=view.ttl
+    )
+
+    expected = newest.set_index("row")[names].reindex(range(len(frame))).astype(float)
+    assert expected.notna().any(axis=1).mean() > 0.8
+    np.testing.assert_array_equal(frame[names].to_numpy(dtype=float, na_value=np.nan), expected.to_numpy())
 
 
 @pytest.mark.parametrize("day", ["2013-02-10", "2013-03-12"])
@@ -67,7 +74,8 @@ def test_a_changed_future_changes_no_feature_of_the_past(
     undone = (timed["departure"] > moment).to_numpy() & (rng.random(len(flights)) < 0.2)
     flights.loc[undone, ["dep_time", "dep_delay", "arr_delay"]] = None
     future = (pd.to_datetime(weather["time_hour"], utc=True) + pd.Timedelta(hours=1) > moment).to_numpy()
-    weather.loc[future, "temp"] = 120 - weather.loc[future, "temp"]
+    for column in source.WEATHER:
+        weather.loc[future, column] = weather.loc[future, column].mean() - 1e-3
     settings = settings_in(tmp_path)
     prepare(settings, write_raw(tmp_path / "raw", flights, weather, airports))
 

@@ -123,13 +123,16 @@ def test_tables_are_in_microseconds_utc() -> None:
         assert str(table["event_timestamp"].dtype) == "datetime64[us, UTC]"
 
 
-def test_the_same_line_twice_counts_once(tmp_path: Path, raw_folder: Path) -> None:
+def test_the_same_line_twice_counts_once_and_is_told(
+    tmp_path: Path, raw_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     flights, weather, airports = read_raw(raw_folder)
     doubled = pd.concat([flights, flights.head(50)])
 
     rows = source.labelled_rows(source.raw_tables(write_raw(tmp_path, doubled, weather, airports)))
 
     assert len(rows) == len(flights)
+    assert caplog.messages == ["flights: left out 50 lines that repeat an earlier one"]
 
 
 def first(column: str, value: object) -> Callable[[pd.DataFrame], pd.DataFrame]:
@@ -157,6 +160,12 @@ DAMAGE: dict[str, tuple[Callable[[pd.DataFrame], pd.DataFrame], str]] = {
         first("sched_arr_time", 1299),
         "flights.sched_arr_time: 1 rows are no times of day (HHMM) (line 2: 1299)",
     ),
+    "a schedule that contradicts its parts": (
+        first("minute", 59),
+        "flights.sched_dep_time: 1 rows contradict hour and minute (line 2: 515)",
+    ),
+    "an infinite delay": (first("arr_delay", "inf"), "flights.arr_delay: 1 rows are not"),
+    "a blank tail number": (first("tailnum", " "), "flights.tailnum: 1 rows are blank or not text (line 2: ' ')"),
     "no departure at all": (
         lambda f: f.assign(dep_time=None, dep_delay=None, arr_delay=None),
         "flights.dep_time: none of",
@@ -182,6 +191,16 @@ def test_a_time_zone_nobody_knows_and_a_broken_archive_are_named(tmp_path: Path,
     (folder / "flights.csv.zip").write_bytes(b"PK\x03\x04 cut short")
     with pytest.raises(DataError, match=r"flights\.csv\.zip: cannot be read"):
         source.raw_tables(folder)
+
+
+def test_an_airport_in_two_time_zones_and_an_hour_that_is_no_time_are_named(tmp_path: Path, raw_folder: Path) -> None:
+    flights, weather, airports = read_raw(raw_folder)
+    twice = pd.concat([airports, airports[airports["faa"] == "IAH"].assign(tzone="America/New_York")])
+    with pytest.raises(DataError, match=r"airports\.faa: 2 rows stand twice \(line \d+: 'IAH'"):
+        source.raw_tables(write_raw(tmp_path / "twice", flights, weather, twice))
+
+    with pytest.raises(DataError, match=r"weather\.time_hour: 1 rows are not times \(line 2: 'noon'\)"):
+        source.raw_tables(write_raw(tmp_path / "noon", flights, first("time_hour", "noon")(weather), airports))
 
 
 def test_weather_beyond_what_a_sensor_can_read_is_damage(tmp_path: Path, raw_folder: Path) -> None:
