@@ -18,6 +18,7 @@ import json
 import logging
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import lightgbm
@@ -52,8 +53,16 @@ def connect(settings: Settings) -> MlflowClient:
     return MlflowClient()
 
 
-def log_model(client: MlflowClient, fitted: Fitted, record: Mapping[str, Any], digest: str) -> str:
-    """Log a run with everything that describes the model, register it, and return the new version.
+@dataclass(frozen=True)
+class Logged:
+    """A logged model that is not registered yet."""
+
+    model_uri: str
+    run_id: str
+
+
+def log_model(fitted: Fitted, record: Mapping[str, Any], digest: str) -> Logged:
+    """Log a run with everything that describes the model.
 
     Raises:
         UnderstudyError: when MLflow dropped the signature.
@@ -86,9 +95,14 @@ def log_model(client: MlflowClient, fitted: Fitted, record: Mapping[str, Any], d
     if info.signature is None:
         msg = "MLflow logged the model without a signature; nothing was registered"
         raise UnderstudyError(msg)
+    return Logged(info.model_uri, info.run_id)
+
+
+def register(client: MlflowClient, logged: Logged) -> str:
+    """Register a logged model under the project's name and return its new version."""
     if not client.search_registered_models(f"name = '{project()}'"):
         client.create_registered_model(project())
-    return str(client.create_model_version(project(), info.model_uri, run_id=info.run_id).version)
+    return str(client.create_model_version(project(), logged.model_uri, run_id=logged.run_id).version)
 
 
 def set_alias(client: MlflowClient, role: Role, version: str) -> None:

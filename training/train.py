@@ -82,10 +82,10 @@ def _fit(store: FeatureStore, rows: pd.DataFrame, role: Role, at: datetime, seed
 def _keep(
     settings_: Settings, fitted: Sequence[Fitted], before: Roles, at: datetime, seed: int, prepared: Any, say: Say
 ) -> dict[Role, Seat]:
-    from training.register import connect, log_model, set_alias
+    from training.register import connect, log_model, register, set_alias
 
     client = connect(settings_)
-    seats: dict[Role, Seat] = {}
+    logged = []
     for item in fitted:
         record = _record(item, at, seed, prepared)
         digest, folder = save_package(settings_.models_dir, item.model, item.signature, item.baseline, record)
@@ -93,8 +93,12 @@ def _keep(
         if same:
             say(f"the new model is the one that plays {same[0]} already; {item.role} stays as it was")
             continue
-        version = log_model(client, item, record, digest)
-        seats[item.role] = Seat(version, digest, str(folder.relative_to(settings_.models_dir)))
+        logged.append((item.role, digest, folder, log_model(item, record, digest)))
+    # All are logged before any is registered: a failure in between leaves runs behind, but no version.
+    seats = {
+        role: Seat(register(client, model), digest, str(folder.relative_to(settings_.models_dir)))
+        for role, digest, folder, model in logged
+    }
     if seats:
         move_roles(settings_.models_dir, before.revision, seats)
     for role, seat in seats.items():

@@ -23,6 +23,7 @@ from service.roles import load_role, read_roles
 from service.settings import ROOT, Settings
 from tests.bundle import parsed_request, primary_contract, settings_in
 from tests.training.conftest import read_raw, write_raw
+from training import register as register_module
 from training.fitting import encode
 from training.prepare import prepare
 from training.store import materialize, open_store
@@ -171,6 +172,28 @@ def test_a_damaged_table_stops_the_training_and_changes_nothing(
     assert "Traceback" not in done.stderr
     assert {p: p.stat().st_mtime_ns for p in settings.state_dir.rglob("*.parquet")} == before
     assert read_roles(settings.models_dir).revision == 2
+
+
+def test_a_failure_while_logging_registers_and_seats_nothing(
+    raw_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_in(tmp_path)
+    log, seen = register_module.log_model, []
+
+    def fail_second(fitted: Any, record: Any, digest: str) -> Any:
+        seen.append(fitted.role)
+        if len(seen) == 2:
+            raise ConnectionError("the tracking server is gone")
+        return log(fitted, record, digest)
+
+    monkeypatch.setattr(register_module, "log_model", fail_second)
+    with pytest.raises(ConnectionError):
+        train(settings, AT, "auto", 7, silent, raw_folder)
+
+    client = register_module.connect(settings)
+    assert seen == ["primary", "fallback"]
+    assert list(client.search_registered_models()) == []
+    assert read_roles(settings.models_dir).seats == {}
 
 
 @pytest.mark.parametrize("moment", ["2012-06-01", "2013-01-20"])
