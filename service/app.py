@@ -14,6 +14,7 @@ from typing import Any
 import bentoml
 from bentoml.exceptions import BentoMLException
 from pydantic import ValidationError
+from starlette.responses import Response
 
 from service import metrics
 from service.answers import PredictAnswer
@@ -21,7 +22,7 @@ from service.errors import BadRequest, NotReady, UnderstudyError
 from service.roles import Role, read_roles
 from service.runners import Host
 from service.settings import settings
-from service.wire import Body, inbound, opened, refusal, refuse, reply
+from service.wire import Body, opened, refusal, refuse, reply, spoken
 
 logger = logging.getLogger("understudy")
 
@@ -95,25 +96,25 @@ class Gateway:
         self._gear = assemble(SETTINGS, self.primary, self.fallback, self.shadow)
         _settle()
 
-    @bentoml.api(route="/predict", input_spec=inbound("predict", SETTINGS.body_limit_bytes))
-    async def predict(self, body: Body, /) -> PredictAnswer:
+    @bentoml.api(route="/predict", **spoken("predict", PredictAnswer, SETTINGS.body_limit_bytes))
+    async def predict(self, body: Body, /) -> Response:
         """Answer one request."""
         try:
             request = self._gear.door.one(opened(body))
         except BadRequest as error:
-            return refuse("predict", error)  # type: ignore[return-value]  # BentoML passes responses through
-        return reply("predict", asdict(await self._gear.router.answer(request)))  # type: ignore[return-value]
+            return refuse("predict", error)
+        return reply("predict", asdict(await self._gear.router.answer(request)))
 
-    @bentoml.api(route="/predict_batch", input_spec=inbound("predict_batch", SETTINGS.body_limit_bytes))
-    async def predict_batch(self, body: Body, /) -> list[PredictAnswer]:
+    @bentoml.api(route="/predict_batch", **spoken("predict_batch", list[PredictAnswer], SETTINGS.body_limit_bytes))
+    async def predict_batch(self, body: Body, /) -> Response:
         """Answer a list of requests, row by row: an answer, or the row's error and problems."""
         try:
             rows = self._gear.door.rows(opened(body))
         except BadRequest as error:
-            return refuse("predict_batch", error)  # type: ignore[return-value]
+            return refuse("predict_batch", error)
         patience = 1 + len(rows) / 50
         answers = await asyncio.gather(*(self._row(row, patience) for row in rows))
-        return reply("predict_batch", answers)  # type: ignore[return-value]
+        return reply("predict_batch", answers)
 
     async def _row(self, row: bytes, patience: float) -> dict[str, Any]:
         try:
@@ -121,18 +122,18 @@ class Gateway:
         except BadRequest as error:
             return refusal(error)
 
-    @bentoml.api(route="/labels", input_spec=inbound("labels", SETTINGS.body_limit_bytes))
-    async def labels(self, body: Body, /) -> dict[str, int]:
+    @bentoml.api(route="/labels", **spoken("labels", dict[str, int], SETTINGS.body_limit_bytes))
+    async def labels(self, body: Body, /) -> Response:
         """Take ground truths: one object or a list; a list with one wrong entry is refused whole."""
         try:
             labels = self._gear.door.labels(opened(body))
         except BadRequest as error:
-            return refuse("labels", error)  # type: ignore[return-value]
+            return refuse("labels", error)
         at = self._gear.clock.now()
         kept = sum(self._gear.labels.append({**label.model_dump(), "at": at}) for label in labels)
         metrics.LABELS.inc(kept)
         metrics.LOG_DROPS.labels("labels").inc(len(labels) - kept)
-        return reply("labels", {"received": len(labels), "kept": kept})  # type: ignore[return-value]
+        return reply("labels", {"received": len(labels), "kept": kept})
 
     @bentoml.on_shutdown
     async def close(self) -> None:

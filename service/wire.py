@@ -64,6 +64,11 @@ def inbound(endpoint: str, body_limit: int) -> type[IODescriptor]:
     return Inbound
 
 
+def spoken(endpoint: str, answer: Any, body_limit: int) -> dict[str, Any]:
+    """Return what ``bentoml.api`` needs for an endpoint: its input type, and the documentation of its answer."""
+    return {"input_spec": inbound(endpoint, body_limit), "output_spec": ensure_io_descriptor(answer)}
+
+
 async def read_body(request: Request, limit: int) -> bytes:
     """Read a JSON body, keeping no more than the limit.
 

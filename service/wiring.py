@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from types import GenericAlias
 from typing import Any
 
 from feature_repo import features as definitions
@@ -108,4 +109,5 @@ def _fitting(settings: Settings, role: Role, contract: Contract) -> Signature | 
 def documented(endpoint: str) -> Any:
     """Return the type an endpoint's input is documented as."""
     model = request_model(contracts(definitions)["primary"])
-    return {"predict": model, "predict_batch": list[model], "labels": list[Label]}[endpoint]  # type: ignore[valid-type]
+    types: dict[str, Any] = {"predict": model, "predict_batch": GenericAlias(list, (model,)), "labels": list[Label]}
+    return types[endpoint]

@@ -16,7 +16,7 @@ from deploy.demo import environment, serving
 from service.clock import write_clock
 from service.settings import ROOT
 from tests.bundle import NOW, REQUEST, Bundle, make_bundle
-from tests.serving import Served
+from tests.serving import PATIENT, Served
 
 pytestmark = pytest.mark.slow
 BENTOML = Path(sys.executable).with_name("bentoml")
@@ -63,7 +63,7 @@ def test_its_openapi_document_follows_the_contract(bento: tuple[Path, Bundle]) -
 
 def test_it_answers_from_another_folder_with_its_own_models(bento: tuple[Path, Bundle], tmp_path: Path) -> None:
     home, bundle = bento
-    env = environment(bundle.settings.state_dir.parent)
+    env = environment(bundle.settings.state_dir.parent) | PATIENT
     del env["UNDERSTUDY_MODELS_DIR"], env["PYTHONPATH"]
     write_clock(bundle.settings.state_dir / "clock", NOW)
 
