@@ -54,7 +54,7 @@ class Join:
     ttl: timedelta | None
 
 
-class AsofOfflineStore(DuckDBOfflineStore):  # type: ignore[misc]
+class AsofOfflineStore(DuckDBOfflineStore):  # type: ignore[misc]  # same
     """Feast's DuckDB store with another point-in-time join."""
 
     @staticmethod
@@ -85,7 +85,7 @@ class AsofOfflineStore(DuckDBOfflineStore):  # type: ignore[misc]
         return AsofRetrievalJob(entities, stamp, joins, on_demand, full_feature_names, feature_refs)
 
 
-class AsofRetrievalJob(RetrievalJob):  # type: ignore[misc]
+class AsofRetrievalJob(RetrievalJob):  # type: ignore[misc]  # same
     """The join, run when its result is asked for."""
 
     def __init__(

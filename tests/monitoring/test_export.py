@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -127,7 +128,9 @@ def test_times_are_instants_and_without_an_offset_utc(tmp_path: Path, written: s
 
 
 @pytest.mark.parametrize("make", [lambda folder: None, lambda folder: Logs().write(folder, segments=1)])
-def test_missing_or_empty_logs_give_empty_frames_with_every_column(tmp_path: Path, make) -> None:  # type: ignore[no-untyped-def]
+def test_missing_or_empty_logs_give_empty_frames_with_every_column(
+    tmp_path: Path, make: Callable[[Path], object]
+) -> None:
     full = export.predictions(campaign(2).write(tmp_path / "full"), contract()).frame
     make(tmp_path / "none")
 

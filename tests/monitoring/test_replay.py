@@ -104,13 +104,19 @@ def test_the_feed_holds_at_any_moment_exactly_what_was_known_then(prepared: Sett
 
 
 def test_a_new_replay_sees_nothing_of_an_earlier_one(prepared: Settings) -> None:
+    path = prepared.features_dir / "plane_record.parquet"
+    table = pd.read_parquet(path)
+    newcomer = table.tail(1).assign(tailnum="N-LATER", event_timestamp=pd.Timestamp(minutes(100)))
+    pd.concat([table, newcomer.astype(table.dtypes)]).to_parquet(path)
+    lookup = OnlineLookup(repo_config(prepared, offline=False), CONTRACT, vars(definitions))
     Feed(prepared, CONTRACT).begin(minutes(110))
+    assert "plane_record" in lookup.read([parsed_request(tailnum="N-LATER")])[0].values
 
     Feed(prepared, CONTRACT).begin(minutes(-15))
 
-    lookup = OnlineLookup(repo_config(prepared, offline=False), CONTRACT, vars(definitions))
-    (stored,) = lookup.read([parsed_request()])
-    assert set(stored.event_times.values()) == {minutes(-20)}
+    (known, unknown) = lookup.read([parsed_request(), parsed_request(tailnum="N-LATER")])
+    assert set(known.event_times.values()) == {minutes(-20)}
+    assert "plane_record" not in unknown.values
 
 
 class Recorder:

@@ -9,6 +9,7 @@ import pytest
 from feast import Entity, FeatureService, FeatureView, Field, FileSource, RequestSource, ValueType
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Float64, Int64, String, UnixTimestamp
+from pydantic import ValidationError
 
 from service.contract import Contract, duration
 from service.definitions import contracts
@@ -32,7 +33,7 @@ def shop(*, tags: dict[str, str] | None = None, view_tags: dict[str, str] | None
         name="basket", schema=[Field(name="amount", dtype=Float64), Field(name="at", dtype=UnixTimestamp)]
     )
 
-    @on_demand_feature_view(  # type: ignore[untyped-decorator]
+    @on_demand_feature_view(  # type: ignore[untyped-decorator]  # feast carries no types
         name="ratio",
         sources=[basket, spending],
         mode="python",
@@ -118,6 +119,16 @@ def test_an_unsupported_type_is_named() -> None:
     with pytest.raises(ContractError, match="unknown tag"):
         shop_contract(tags={"tpye": "x"})
     assert str(Field(name="a", dtype=String).dtype) == "String"
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity"])
+def test_a_number_without_limits_must_still_be_finite(value: str) -> None:
+    model = request_model(shop_contract())
+    body = '{"user_id": 1, "amount": %s, "at": "2013-10-01T12:00:00+00:00"}'
+
+    model.model_validate_json(body % "1e300")
+    with pytest.raises(ValidationError, match="finite number"):
+        model.model_validate_json(body % value)
 
 
 @pytest.mark.parametrize(("text", "value"), [("90m", 5400), ("36h", 129600), ("60d", 5184000), ("15s", 15)])

@@ -47,7 +47,7 @@ class Shop:
         )  # fmt: skip
         basket = RequestSource(name="basket", schema=[Field(name="amount", dtype=Float64)])
 
-        @on_demand_feature_view(  # type: ignore[untyped-decorator]
+        @on_demand_feature_view(  # type: ignore[untyped-decorator]  # feast carries no types
             name="ratio", sources=[basket, self.sales], mode="python", schema=[Field(name="share", dtype=Float64)]
         )
         def ratio(inputs: dict[str, Any]) -> dict[str, Any]:
