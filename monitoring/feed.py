@@ -18,7 +18,7 @@ class Feed:
     """The feature rows of a replay, pushed online as they become known."""
 
     def __init__(self, settings_: Settings, contract: Contract) -> None:
-        self._store = FeatureStore(config=repo_config(settings_, offline=False))
+        self._store = FeatureStore(config=repo_config(settings_))
         self._tables: dict[str, pd.DataFrame] = {}
         for view in contract.views:
             path = settings_.features_dir / f"{view.name}.parquet"

@@ -135,9 +135,15 @@ class Gateway:
         metrics.LOG_DROPS.labels("labels").inc(len(labels) - kept)
         return reply("labels", {"received": len(labels), "kept": kept})
 
+    @bentoml.on_startup
+    async def watch(self) -> None:
+        """Begin to watch the age of the stored features."""
+        self._gear.data_age.start()
+
     @bentoml.on_shutdown
     async def close(self) -> None:
         """Let the shadow finish what it has, then close the logs."""
+        await self._gear.data_age.close()
         await self._gear.shadow.close(SETTINGS.shadow_drain_s)
         for log in (self._gear.predictions, self._gear.shadows, self._gear.labels):
             log.close()

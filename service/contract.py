@@ -63,7 +63,7 @@ class OnDemand:
     """Features computed at request time by one function, the same in training and serving.
 
     ``compute`` takes and returns a dict of equally long lists. ``sources`` are the stored views it reads;
-    empty when it needs nothing but the request.
+    empty when it needs nothing but the request. ``code`` is the function's source without comments and layout.
     """
 
     name: str
@@ -71,6 +71,7 @@ class OnDemand:
     features: tuple[str, ...]
     sources: tuple[str, ...]
     compute: Callable[[Values], Values] = field(compare=False)
+    code: str = ""
 
 
 @dataclass(frozen=True)
@@ -107,11 +108,20 @@ class Contract:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over every limit and name; equal digests mean equal contracts."""
+        """SHA-256 over every limit, name and on-demand function; equal digests mean equal contracts."""
+        return hashlib.sha256(json.dumps(self.record(), sort_keys=True).encode()).hexdigest()
+
+    def record(self) -> dict[str, Any]:
+        """Return the contract as a JSON object, spans in seconds: what a model package keeps of it."""
         plain = asdict(self)
         for entry in plain["on_demand"]:
             entry.pop("compute")
-        return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()
+        written: dict[str, Any] = json.loads(json.dumps(plain, default=_seconds))
+        return written
+
+
+def _seconds(span: timedelta) -> float:
+    return span.total_seconds()
 
 
 def duration(text: str, where: str = "duration") -> timedelta:

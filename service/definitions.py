@@ -21,7 +21,9 @@ on a service        ``key_features`` (entities whose join key is itself a model 
 
 from __future__ import annotations
 
+import ast
 import re
+import textwrap
 from collections.abc import Mapping
 from datetime import timedelta
 from types import ModuleType
@@ -121,7 +123,19 @@ def _on_demand(definition: OnDemandFeatureView) -> OnDemand:
         features=tuple(f.name for f in definition.features),
         sources=tuple(definition.source_feature_view_projections),
         compute=definition.feature_transformation.udf,
+        code=_code(definition.feature_transformation.udf_string),
     )
+
+
+def _code(source: str) -> str:
+    """A function as the interpreter reads it: a comment, a docstring or a line break does not change it."""
+    tree = ast.parse(textwrap.dedent(source))
+    function = next(n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.Lambda))
+    if isinstance(function, ast.FunctionDef):
+        function.decorator_list = []
+        if ast.get_docstring(function) is not None:
+            function.body = function.body[1:] or [ast.Pass()]
+    return ast.unparse(function)
 
 
 def _computed(feature: FeastField, definition: OnDemandFeatureView) -> FieldSpec:

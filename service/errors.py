@@ -6,6 +6,7 @@ UnderstudyError
 ├── NotReady              the bundle is not set up; the message names the command that does it
 ├── ContractError         a feature definition contradicts itself
 ├── DataError             a table or file is damaged; the message names table, column and rows
+├── StoreError            the online store cannot be read or written; the message names it and the fix
 └── PackageError          a model package is missing, altered or of an unknown format
 """
 
@@ -52,6 +53,10 @@ class ContractError(UnderstudyError):
 
 class DataError(UnderstudyError):
     """Input data is damaged; nothing was changed."""
+
+
+class StoreError(UnderstudyError):
+    """The online store is not what it should be."""
 
 
 class PackageError(UnderstudyError):

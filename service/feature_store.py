@@ -13,20 +13,27 @@ from service.settings import ROOT, Settings
 
 os.environ.setdefault("FEAST_USAGE", "False")
 
+SQLITE = "service.online_store.NewestSqliteOnlineStore"
+REDIS = "service.online_redis.NewestRedisOnlineStore"
 REPO = ROOT / "feature_repo"
 
 
-def repo_config(settings: Settings, *, offline: bool) -> RepoConfig:
+def repo_config(settings: Settings, *, offline: bool = False, reads_only: bool = False) -> RepoConfig:
     """Read ``feature_repo/feature_store.yaml`` with its local files moved below ``settings.state_dir``.
 
-    The service passes ``offline=False``: it reads the online store only, and its image holds no join engine.
+    Args:
+        offline: whether features will be joined too; a service's image holds no join engine.
+        reads_only: for a service, which never writes to the online store and must not wait for it for long.
     """
     plain: dict[str, Any] = yaml.safe_load((REPO / "feature_store.yaml").read_text())
-    state = settings.state_dir.resolve()
     plain["repo_path"] = REPO
-    plain["registry"] = {**plain["registry"], "path": str(state / "registry.db")}
-    if plain["online_store"]["type"] == "sqlite":
-        plain["online_store"]["path"] = str(state / "online.db")
+    plain["registry"] = {**plain["registry"], "path": str(settings.state_dir.resolve() / "registry.db")}
+    timeout = {"timeout_s": settings.lookup_timeout_ms / 1000} if reads_only else {}
+    if settings.feature_store == "redis":
+        plain["online_store"] = {"type": REDIS, "connection_string": settings.redis, **timeout}
+    elif plain["online_store"]["type"] == SQLITE:
+        path = str(settings.state_dir.resolve() / "online.db")
+        plain["online_store"] = {"type": SQLITE, "path": path, "read_only": reads_only, **timeout}
     if not offline:
         plain.pop("offline_store", None)
     return RepoConfig(**plain)

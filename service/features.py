@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Protocol
 
 from feast import FeatureView, OnDemandFeatureView
@@ -24,6 +25,8 @@ from service.batcher import Batcher
 from service.contract import Contract, ViewSpec
 
 Row = Mapping[str, Any]
+Content = tuple[datetime | None, Mapping[str, Any] | None]
+_AT_ONCE = 1000
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,8 @@ class Lookup(Protocol):
 class OnlineLookup:
     """Reads the online store on one thread, many waiting rows in one read.
 
-    Feast's SQLite store has no asynchronous read and one connection; a thread keeps a slow or locked store
-    from stalling the event loop.
+    A thread keeps a slow, locked or hung store from stalling the event loop; one is enough, because a read of many
+    rows takes little longer than a read of one.
     """
 
     def __init__(self, config: RepoConfig, contract: Contract, definitions: Mapping[str, Any]) -> None:
@@ -78,8 +81,7 @@ class OnlineLookup:
         """Read many rows at once, in the calling thread."""
         values: list[dict[str, Mapping[str, Any]]] = [{} for _ in rows]
         times: list[dict[str, datetime | None]] = [{} for _ in rows]
-        for view in self._views:
-            found = self._read_view(view, rows)
+        for view, found in zip(self._views, self._read_views(self._views, rows), strict=True):
             for i, row in enumerate(rows):
                 at, content = found.get(_key_values(view, row), (None, None))
                 times[i][view.name] = at
@@ -87,26 +89,44 @@ class OnlineLookup:
                     values[i][view.name] = content
         return [Stored(v, t) for v, t in zip(values, times, strict=True)]
 
-    def read_times(self, view: ViewSpec, rows: Sequence[Row]) -> list[datetime | None]:
-        """Return the event time of what is stored for each row's key in one view, in the calling thread."""
-        found: dict[tuple[Any, ...], datetime | None] = {}
-        for start in range(0, len(rows), 1000):
-            found.update({key: at for key, (at, _) in self._read_view(view, rows[start : start + 1000]).items()})
-        return [found.get(_key_values(view, row)) for row in rows]
+    def read_view(self, view: ViewSpec, rows: Sequence[Row]) -> list[Content]:
+        """Return event time and values stored for each row's key in one view, in the calling thread."""
+        found: dict[tuple[Any, ...], Content] = {}
+        for start in range(0, len(rows), _AT_ONCE):
+            found.update(self._read_views([view], rows[start : start + _AT_ONCE])[0])
+        return [found.get(_key_values(view, row), (None, None)) for row in rows]
 
-    def _read_view(
-        self, view: ViewSpec, rows: Sequence[Row]
-    ) -> dict[tuple[Any, ...], tuple[datetime | None, Mapping[str, Any] | None]]:
-        wanted = list(dict.fromkeys(_key_values(view, row) for row in rows))
-        wanted = [key for key in wanted if None not in key]
-        if not wanted:
+    async def newest(self) -> Mapping[str, datetime | None]:
+        """Return per view the event time of its newest value; None where it holds nothing.
+
+        A store other than this project's cannot be asked: then no view has an entry.
+        """
+        if not hasattr(self._store, "newest"):
             return {}
-        protos = [_entity_key(view.keys, key) for key in wanted]
-        answers = self._store.online_read(self._config, self._tables[view.name], protos, list(view.features))
-        return {
-            key: (_utc(at), None if content is None else {n: _python(v) for n, v in content.items()})
-            for key, (at, content) in zip(wanted, answers, strict=True)
-        }
+        tables = [self._tables[view.name] for view in self._views]
+        ask = partial(self._store.newest, self._config, tables)
+        found: Mapping[str, datetime | None] = await asyncio.get_running_loop().run_in_executor(self._thread, ask)
+        return found
+
+    def _read_views(self, views: Sequence[ViewSpec], rows: Sequence[Row]) -> list[dict[tuple[Any, ...], Content]]:
+        keys = [list(dict.fromkeys(_key_values(view, row) for row in rows)) for view in views]
+        keys = [[key for key in some if None not in key] for some in keys]
+        wanted = [
+            (self._tables[view.name], [_entity_key(view.keys, key) for key in some], list(view.features))
+            for view, some in zip(views, keys, strict=True)
+        ]
+        if hasattr(self._store, "read_views"):
+            answers = self._store.read_views(self._config, wanted)
+        else:
+            answers = [self._store.online_read(self._config, t, some, f) if some else [] for t, some, f in wanted]
+        return [
+            {key: _content(*answer) for key, answer in zip(some, part, strict=True)}
+            for some, part in zip(keys, answers, strict=True)
+        ]
+
+
+def _content(at: datetime | None, content: Mapping[str, Value] | None) -> Content:
+    return _utc(at), None if content is None else {name: _python(value) for name, value in content.items()}
 
 
 def _key_values(view: ViewSpec, row: Row) -> tuple[Any, ...]:

@@ -14,6 +14,12 @@ FALLBACKS = Counter("understudy_fallbacks_total", "Answers not given by the prim
 VIOLATIONS = Counter("understudy_feature_violations_total", "Contract violations.", ["feature", "kind"])
 STAGE = Histogram("understudy_stage_seconds", "Duration of a stage of a request.", ["stage"], buckets=_STAGE_BUCKETS)
 AGE = Histogram("understudy_feature_age_seconds", "Age of a view's value when used.", ["view"], buckets=_AGE_BUCKETS)
+DATA_AGE = Gauge(
+    "understudy_feature_data_age_seconds",
+    "Age of a view's newest stored value, by its event time; NaN while there is none.",
+    ["view"],
+    multiprocess_mode="livemax",
+)
 SCORE = Histogram("understudy_score", "Scores by role.", ["role"], buckets=_SCORE_BUCKETS)
 SHADOW = Counter("understudy_shadow_total", "Sampled requests by what became of them.", ["outcome", "reason"])
 SHADOW_SAMPLED = Counter("understudy_shadow_sampled_total", "Requests the shadow was asked to rehearse.")

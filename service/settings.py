@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -25,6 +25,18 @@ class Settings(BaseSettings):
     models_dir: Path = Field(ROOT / "models", description="Folder of the model packages and of `roles.json`.")
     clock: str = Field(
         "wall", description="`wall`, an ISO instant to start from, or the path of a replay's clock file."
+    )
+    feature_store: Literal["sqlite", "redis"] = Field(
+        "sqlite", description="Online store: `sqlite` in the state folder, or `redis`."
+    )
+    redis: str = Field(
+        "127.0.0.1:6379", description="Redis server: `host:port`, then `,db=0`, `,password=...`, `,ssl=true`."
+    )
+    lookup_timeout_ms: float = Field(
+        250.0, gt=0, description="Longest a service's call to the online store may hold its thread, in milliseconds."
+    )
+    data_age_every_s: float = Field(
+        15.0, gt=0, description="Time between two looks at the age of the stored data, in seconds."
     )
     deadline_ms: float = Field(
         50.0, gt=0, description="Time for one answer, in milliseconds; a batch has as much again for every 50 rows."

@@ -18,6 +18,7 @@ from service.definitions import contracts
 from service.door import Door, Label, request_model
 from service.feature_store import repo_config
 from service.features import OnlineLookup
+from service.freshness import DataAge
 from service.package import Signature
 from service.prediction_log import SegmentLog
 from service.roles import Role, read_signature
@@ -40,6 +41,7 @@ class Gear:
     predictions: SegmentLog
     shadows: SegmentLog
     labels: SegmentLog
+    data_age: DataAge
 
 
 def assemble(settings: Settings, primary: Any, fallback: Any, shadow: Any) -> Gear:
@@ -64,9 +66,10 @@ def assemble(settings: Settings, primary: Any, fallback: Any, shadow: Any) -> Ge
         batch=settings.shadow_batch,
         timeout_s=shadow_s,
     )
+    lookup = OnlineLookup(repo_config(settings, reads_only=True), contract, vars(definitions))
     router = Router(
         contract,
-        OnlineLookup(repo_config(settings, offline=False), contract, vars(definitions)),
+        lookup,
         _understudies(settings, contract, primary, fallback),
         path,
         logs["predictions"],
@@ -76,7 +79,8 @@ def assemble(settings: Settings, primary: Any, fallback: Any, shadow: Any) -> Ge
         service_version=VERSION,
     )
     door = Door(contract, clock, settings.batch_limit)
-    return Gear(clock, door, router, path, logs["predictions"], logs["shadow"], logs["labels"])
+    data_age = DataAge(lookup, [view.name for view in contract.views], clock, settings.data_age_every_s)
+    return Gear(clock, door, router, path, logs["predictions"], logs["shadow"], logs["labels"], data_age)
 
 
 def _understudies(settings: Settings, contract: Contract, primary: Any, fallback: Any) -> Understudies:

@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import lightgbm
 import numpy as np
 import pandas as pd
 from feast import FeatureStore
@@ -20,8 +19,18 @@ from service.feature_store import repo_config
 from service.package import Signature, save_package
 from service.roles import Role, Seat, move_roles, read_roles
 from service.settings import Settings
+from training.estimators import FITTERS
 
 NOW = datetime(2013, 10, 1, 12, 0, tzinfo=UTC)
+TOYS: dict[str, dict[str, Any]] = {
+    "lightgbm": {"objective": "binary", "num_leaves": 4, "rounds": 5},
+    "xgboost": {"objective": "binary:logistic", "max_depth": 2, "rounds": 5},
+    "logistic": {},
+    "logistic_onnx": {},
+    "hist_gradient": {"max_iter": 5, "max_leaf_nodes": 4},
+}
+# All a service looks at of a package's sample.
+SAMPLE = b"PAR1PAR1"
 CATEGORIES = {"origin": ("EWR", "JFK", "LGA"), "carrier": ("AA", "B6", "UA")}
 REQUEST: dict[str, Any] = {
     "origin": "EWR",
@@ -81,17 +90,18 @@ def make_bundle(folder: Path, **more: Any) -> Bundle:
     return Bundle(settings, primary_contract())
 
 
-def seat_model(settings: Settings, role: Role, *, seed: int) -> Seat:
+def seat_model(settings: Settings, role: Role, *, seed: int, estimator: str = "lightgbm") -> Seat:
     """Train a toy model on noise, package it and seat it."""
     contract = contracts(definitions)["request_only" if role == "fallback" else "primary"]
     rng = np.random.default_rng(seed)
     x, y = rng.random((300, len(contract.features))), rng.integers(0, 2, 300)
-    params = {"objective": "binary", "num_leaves": 4, "verbose": -1, "num_threads": 1, "seed": seed}
-    booster = lightgbm.train(params, lightgbm.Dataset(x, y), num_boost_round=5)
+    trained = FITTERS[estimator](TOYS[estimator], x, y.astype(float), [], seed)
     signature = Signature(
-        "lightgbm", contract.name, contract.digest, contract.features, CATEGORIES, "probability", float(y.mean())
+        trained.format, contract.name, contract.digest, contract.features, CATEGORIES, "probability", float(y.mean())
     )
-    digest, path = save_package(settings.models_dir, booster.model_to_string(), signature, {}, {"seed": seed})
+    digest, path = save_package(
+        settings.models_dir, trained.content, signature, {}, {"seed": seed}, contract.record(), SAMPLE
+    )
     seat = Seat(str(seed), digest, str(path.relative_to(settings.models_dir)))
     move_roles(settings.models_dir, read_roles(settings.models_dir).revision, {role: seat})
     return seat
@@ -100,7 +110,7 @@ def seat_model(settings: Settings, role: Role, *, seed: int) -> Seat:
 def store_rows(settings: Settings, rows: Mapping[str, Mapping[str, Any]], at: datetime | None = None) -> None:
     """Register the definitions and write one row per view to the online store, known at ``at``."""
     settings.state_dir.mkdir(parents=True, exist_ok=True)
-    store = FeatureStore(config=repo_config(settings, offline=False))
+    store = FeatureStore(config=repo_config(settings))
     store.apply([o for o in vars(definitions).values() if hasattr(o, "to_proto")])
     for name, row in rows.items():
         frame = pd.DataFrame([{**row, "event_timestamp": at or NOW - timedelta(minutes=10)}])

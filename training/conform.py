@@ -37,6 +37,10 @@ def conform(tables: Mapping[str, pd.DataFrame], contract: Contract) -> None:
             # What only on-demand views read is no input of a model and has no limits here.
             if feature in limits:
                 _value(view.name, table, limits[feature], view.keys)
+            elif isinstance(table[feature].dtype, pd.DatetimeTZDtype):
+                parts = table[feature].notna() & (table[feature] != table[feature].dt.floor("s"))
+                fault = "have parts of a second, which the online store does not keep"
+                _refuse(view.name, table, feature, parts, fault, view.keys)
         twice = table.duplicated([*view.keys, STAMP], keep=False)
         _refuse(view.name, table, STAMP, twice, "share key and time, so that either could be joined", view.keys)
     _rows(_with_columns("rows", tables.get("rows"), _row_columns(contract)), contract)

@@ -27,6 +27,7 @@ from service.roles import ROLES, Role, Roles, Seat, move_roles, read_roles
 from service.settings import Settings, settings
 from training import estimator
 from training.dataset import join_features
+from training.estimators import FITTERS
 from training.fitting import Fitted, fit_role, known_rows
 from training.prepare import prepare
 from training.record import environment
@@ -37,13 +38,20 @@ Say = Callable[[str], None]
 
 
 def train(
-    settings_: Settings, at: datetime, asked: str, seed: int, say: Say, raw: Path | None = None
+    settings_: Settings,
+    at: datetime,
+    asked: str,
+    seed: int,
+    say: Say,
+    raw: Path | None = None,
+    estimator_name: str = "",
 ) -> dict[str, Any]:
     """Run a training and return what it made.
 
     Args:
         at: nothing known later is used.
         raw: folder of the raw tables; None for the installed data package.
+        estimator_name: one of ``estimators.FITTERS`` instead of each role's own.
         asked: a role, or ``auto``: primary and fallback when nobody is primary, otherwise a shadow.
 
     Raises:
@@ -57,10 +65,11 @@ def train(
     rows = known_rows(pd.read_parquet(settings_.state_dir / "rows.parquet"), at)
     fitted = []
     for role in _roles(asked, before):
-        fitted.append(_fit(store, rows, role, at, seed))
+        fitted.append(_fit(store, rows, role, at, seed, estimator_name))
         say(f"fitted {role} on {fitted[-1].rows:,} rows, AUC {fitted[-1].metrics['auc']:.4f} on the 28 days before")
     seats = _keep(settings_, fitted, before, at, seed, prepared, say)
-    say(f"online store holds {materialize(store, settings_, at):,} rows known by then")
+    filled = materialize(store, contracts(definitions)["primary"], at)
+    say(f"wrote {sum(f.written for f in filled):,} rows to the online store")
     return {
         "as_of": at.isoformat(),
         "roles": {role: seat.version for role, seat in seats.items()},
@@ -74,9 +83,9 @@ def _roles(asked: str, before: Roles) -> tuple[Role, ...]:
     return tuple(role for role in ROLES if role == asked)
 
 
-def _fit(store: FeatureStore, rows: pd.DataFrame, role: Role, at: datetime, seed: int) -> Fitted:
+def _fit(store: FeatureStore, rows: pd.DataFrame, role: Role, at: datetime, seed: int, estimator_name: str) -> Fitted:
     contract = contracts(definitions)[estimator.FEATURE_SERVICE[role]]
-    return fit_role(role, join_features(store, rows, contract), contract, at, seed)
+    return fit_role(role, join_features(store, rows, contract), contract, at, seed, estimator_name)
 
 
 def _keep(
@@ -88,7 +97,9 @@ def _keep(
     logged = []
     for item in fitted:
         record = _record(item, at, seed, prepared)
-        digest, folder = save_package(settings_.models_dir, item.model, item.signature, item.baseline, record)
+        digest, folder = save_package(
+            settings_.models_dir, item.model, item.signature, item.baseline, record, item.contract, item.reference
+        )
         same = [role for role, seat in before.seats.items() if seat.digest == digest]
         if same:
             say(f"the new model is the one that plays {same[0]} already; {item.role} stays as it was")
@@ -112,7 +123,8 @@ def _record(fitted: Fitted, at: datetime, seed: int, prepared: Any) -> dict[str,
     return {
         "as_of": at.isoformat(),
         "seed": seed,
-        "parameters": dict(estimator.PARAMETERS[fitted.role]),
+        "estimator": fitted.estimator,
+        "parameters": fitted.parameters,
         "rows": fitted.rows,
         "metrics": fitted.metrics,
         "data": data,
@@ -129,6 +141,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--as-of", required=True, type=parse_instant, help="ISO date or instant (UTC)")
     parser.add_argument("--role", default="auto", choices=["auto", *ROLES])
     parser.add_argument("--seed", default=SEED, type=int)
+    parser.add_argument("--estimator", default="", choices=["", *FITTERS], help="instead of each role's own")
     parser.add_argument("--raw", type=Path, help="folder of the raw tables; default: the installed data package")
     args = parser.parse_args(argv)
     begun = time.perf_counter()
@@ -137,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"[{time.perf_counter() - begun:5.1f} s] {text}", flush=True)
 
     try:
-        result = train(settings(), args.as_of, args.role, args.seed, say, args.raw)
+        result = train(settings(), args.as_of, args.role, args.seed, say, args.raw, args.estimator)
     except UnderstudyError as error:
         print(f"train: {error}", file=sys.stderr)
         return 2

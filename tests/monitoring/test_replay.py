@@ -92,7 +92,7 @@ def test_rows_become_requests_the_door_accepts(prepared: Settings) -> None:
 
 def test_the_feed_holds_at_any_moment_exactly_what_was_known_then(prepared: Settings) -> None:
     feed = Feed(prepared, CONTRACT)
-    lookup = OnlineLookup(repo_config(prepared, offline=False), CONTRACT, vars(definitions))
+    lookup = OnlineLookup(repo_config(prepared), CONTRACT, vars(definitions))
     feed.begin(minutes(-5))
 
     for now in range(-5, 118, 7):
@@ -108,7 +108,7 @@ def test_a_new_replay_sees_nothing_of_an_earlier_one(prepared: Settings) -> None
     table = pd.read_parquet(path)
     newcomer = table.tail(1).assign(tailnum="N-LATER", event_timestamp=pd.Timestamp(minutes(100)))
     pd.concat([table, newcomer.astype(table.dtypes)]).to_parquet(path)
-    lookup = OnlineLookup(repo_config(prepared, offline=False), CONTRACT, vars(definitions))
+    lookup = OnlineLookup(repo_config(prepared), CONTRACT, vars(definitions))
     Feed(prepared, CONTRACT).begin(minutes(110))
     assert "plane_record" in lookup.read([parsed_request(tailnum="N-LATER")])[0].values
 
@@ -124,7 +124,7 @@ class Recorder:
 
     def __init__(self, settings: Settings, fail: int = 0) -> None:
         self.clock = FileClock(settings.state_dir / "clock")
-        self.lookup = OnlineLookup(repo_config(settings, offline=False), CONTRACT, vars(definitions))
+        self.lookup = OnlineLookup(repo_config(settings), CONTRACT, vars(definitions))
         self.seen: dict[str, tuple[datetime, int]] = {}
         self.labels: dict[str, tuple[datetime, datetime]] = {}
         self.fail = fail

@@ -18,7 +18,7 @@ from tests.bundle import NOW, STORED, make_bundle, parsed_request
 @pytest.fixture(scope="module")
 def lookup(tmp_path_factory: pytest.TempPathFactory) -> OnlineLookup:
     bundle = make_bundle(tmp_path_factory.mktemp("store"))
-    return OnlineLookup(repo_config(bundle.settings, offline=False), bundle.contract, vars(definitions))
+    return OnlineLookup(repo_config(bundle.settings), bundle.contract, vars(definitions))
 
 
 def test_every_view_comes_with_its_values_and_its_own_event_time(lookup: OnlineLookup) -> None:

@@ -14,19 +14,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from feature_repo import features as definitions
 from service.clock import parse_instant
 from service.errors import DataError
-from service.features import OnlineLookup
 from service.package import Encoder
 from service.roles import load_role, read_roles
 from service.settings import ROOT, Settings
-from tests.bundle import parsed_request, primary_contract, settings_in
+from tests.bundle import settings_in
 from tests.training.conftest import read_raw, write_raw
 from training import register as register_module
 from training.fitting import encode
 from training.prepare import prepare
-from training.store import materialize, open_store
 from training.train import train
 
 pytestmark = pytest.mark.slow
@@ -202,25 +199,6 @@ def test_a_moment_with_too_little_behind_it_is_refused(moment: str, raw_folder: 
         train(settings_in(tmp_path), parse_instant(moment), "auto", 7, silent, raw_folder)
 
     assert not (tmp_path / "models").exists()
-
-
-def test_a_training_in_the_past_does_not_rewind_a_running_services_features(
-    trained: tuple[Settings, dict[str, Any], dict[str, Any]],
-) -> None:
-    settings, _, _ = trained
-    store = open_store(settings)
-    contract = primary_contract()
-    lookup = OnlineLookup(store.config, contract, vars(definitions))
-    later, earlier = parse_instant("2013-03-25"), parse_instant("2013-03-05")
-    materialize(store, settings, later)
-    before = lookup.read([parsed_request()])[0].event_times
-
-    written = materialize(store, settings, earlier)
-
-    assert written == 0
-    assert lookup.read([parsed_request()])[0].event_times == before
-    assert materialize(store, settings, later) == 0
-    assert materialize(store, settings, parse_instant("2013-03-26")) > 0
 
 
 def test_prepared_tables_are_made_again_when_one_is_missing(raw_folder: Path, tmp_path: Path) -> None:
