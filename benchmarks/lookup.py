@@ -19,7 +19,6 @@ import warnings
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +55,7 @@ def requests(folder: Path, contract: Contract) -> list[Row]:
     keyed = rows[[spec.name for spec in contract.keys]].notna().all(axis=1)
     some = rows[keyed & (rows["event_timestamp"] >= pd.Timestamp(AT))].head(REQUESTS)[names]
     plain = some.astype(object).mask(some.isna(), None).to_dict("records")
-    return [{str(k): v.to_pydatetime() if isinstance(v, datetime) else v for k, v in row.items()} for row in plain]
+    return [{str(k): v.to_pydatetime() if isinstance(v, pd.Timestamp) else v for k, v in row.items()} for row in plain]
 
 
 async def at_once(answer: Callable[[Row], Awaitable[Any]], rows: Sequence[Row], count: int) -> float:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import bentoml
@@ -30,6 +32,13 @@ try:
     SETTINGS = settings()
     if not read_roles(SETTINGS.models_dir).seats:
         raise NotReady(f"no models in {SETTINGS.models_dir}; run `make train` first")
+    if Path(sys.argv[0]).name == "bentoml" and sys.argv[1:2] == ["build"]:
+        # A build has no hook of its own (bentoml 1.4.39); it imports this module.
+        from feature_repo import features
+        from service.changes import refuse as refuse_build
+        from service.definitions import contracts
+
+        refuse_build(SETTINGS, contracts(features))
 except (UnderstudyError, ValidationError) as error:
     # BentoML shows its own exceptions as one line and any other as a traceback.
     raise BentoMLException(str(error)) from None

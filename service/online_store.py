@@ -192,7 +192,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def _table(config: RepoConfig, table: FeatureView) -> str:
-    name = compute_table_id(config.project, table, config.registry.enable_online_feature_view_versioning)
+    name: str = compute_table_id(config.project, table, config.registry.enable_online_feature_view_versioning)
     return '"' + name.replace('"', '""') + '"'
 
 

@@ -11,7 +11,6 @@ rows may be a frame, a SQL query or the path of a parquet file; they are joined 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -334,7 +333,7 @@ def _whole(tables: Sequence[pa.Table]) -> pa.Table:
 def _connection() -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect()
     connection.execute("SET TimeZone = 'UTC'")
-    return closing(connection)  # type: ignore[return-value]
+    return connection
 
 
 def _entities(given: pd.DataFrame | str) -> Entities:

@@ -22,6 +22,14 @@ pytestmark = pytest.mark.slow
 BENTOML = Path(sys.executable).with_name("bentoml")
 
 
+def build(tree: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run ``bentoml build`` in a tree."""
+    env = {**environment(folder), "UNDERSTUDY_CLOCK": "wall"}
+    del env["UNDERSTUDY_MODELS_DIR"]
+    command = [str(BENTOML), "build", "--output", "tag"]
+    return subprocess.run(command, cwd=tree, env=env, capture_output=True, text=True, check=False)
+
+
 @pytest.fixture(scope="module")
 def bento(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Bundle]:
     """A Bento built from a copy of the sources with a small bundle's models."""
@@ -32,10 +40,8 @@ def bento(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Bundle]:
         shutil.copytree(ROOT / name, tree / name)
     shutil.copy(ROOT / "bentofile.yaml", tree)
     shutil.copytree(bundle.settings.models_dir, tree / "models")
-    env = {**environment(folder), "UNDERSTUDY_CLOCK": "wall"}
-    del env["UNDERSTUDY_MODELS_DIR"]
-    command = [str(BENTOML), "build", "--output", "tag"]
-    done = subprocess.run(command, cwd=tree, env=env, capture_output=True, text=True, check=True)
+    done = build(tree, folder)
+    assert done.returncode == 0, done.stderr
     tag = done.stdout.strip().splitlines()[-1].removeprefix("__tag__:")
     return folder / "bentoml" / "bentos" / tag.replace(":", "/"), bundle
 
@@ -84,3 +90,18 @@ def test_containerize_without_an_engine_says_so(bento: tuple[Path, Bundle], tmp_
 
     assert done.returncode != 0
     assert "docker" in (done.stdout + done.stderr).lower()
+
+
+def test_a_looser_definition_is_refused_until_a_model_is_trained_under_it(bento: tuple[Path, Bundle]) -> None:
+    _, bundle = bento
+    folder = bundle.settings.models_dir.parent
+    definitions = folder / "tree/feature_repo/features.py"
+    whole = definitions.read_text()
+    definitions.write_text(whole.replace('"max_staleness": "45m"', '"max_staleness": "90m"'))
+    try:
+        done = build(folder / "tree", folder)
+    finally:
+        definitions.write_text(whole)
+
+    assert done.returncode != 0
+    assert "looser origin_traffic: max_staleness 2700.0 -> 5400.0" in done.stderr + done.stdout

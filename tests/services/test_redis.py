@@ -143,7 +143,7 @@ def test_what_a_slow_server_answered_too_late_is_not_taken_for_the_next_answer(
     lookup = lookup_in(settings)
     FeatureStore(config=repo_config(settings)).write_to_online_store("origin_traffic", traffic(9.0, NOW, origin="JFK"))
     found(lookup)
-    server.client.execute_command("CLIENT", "PAUSE", str(int(4 * settings.lookup_timeout_ms)), "ALL")
+    server.client.client_pause(int(4 * settings.lookup_timeout_ms), all=True)
     with pytest.raises(RedisError):
         found(lookup)
     time.sleep(6 * settings.lookup_timeout_ms / 1000)
