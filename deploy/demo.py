@@ -1,4 +1,4 @@
-"""The whole loop on real data, in its own folder: train, serve, replay, label, compare. Stops what it started.
+"""The whole loop on real data, in its own folder: train, serve, replay, label, compare, audit. Stops what it started.
 
 Dates come from the command line: an older primary, a newer shadow, and the stretch of traffic they share.
 """
@@ -192,16 +192,17 @@ def run(home: Path, when: Stretch, raw: Path | None = None) -> dict[str, Any]:
     # Until the replay owns the clock, trainings stand at the wall clock.
     train_env = {**env, "UNDERSTUDY_CLOCK": "wall"}
     source = ["--raw", str(raw)] if raw else []
-    step("1/5 train primary and fallback", train_env, "training.train", "--as-of", when.primary_as_of, *source)
-    step("2/5 train a newer model as shadow", train_env, "training.train", "--as-of", when.shadow_as_of, *source)
+    step("1/6 train primary and fallback", train_env, "training.train", "--as-of", when.primary_as_of, *source)
+    step("2/6 train a newer model as shadow", train_env, "training.train", "--as-of", when.shadow_as_of, *source)
     (home / "state" / "clock").write_text(f"{when.start}T00:00:00+00:00")
-    say("3/5 serve: bentoml serve")
+    say("3/6 serve: bentoml serve")
     with serving(env, home / "serve.log") as url:
-        replayed = step("4/5 replay", env, "monitoring.replay", "--url", url, "--start", when.start, "--end", when.end)
-    compared = step("5/5 compare", env, "monitoring.compare_job")
+        replayed = step("4/6 replay", env, "monitoring.replay", "--url", url, "--start", when.start, "--end", when.end)
+    compared = step("5/6 compare", env, "monitoring.compare_job")
     if compared["sampled"] != compared["scored"] + compared["dropped"]:
         msg = f"the shadow's ledger does not add up: {compared['sampled']} sampled, {compared['scored']} scored, "
         raise DemoFailed(msg + f"{compared['dropped']} dropped")
+    audited = step("6/6 audit the served vectors", env, "monitoring.skew_job")
     return {
         "predictions": replayed["predictions"],
         "failed": replayed["failed"],
@@ -209,6 +210,7 @@ def run(home: Path, when: Stretch, raw: Path | None = None) -> dict[str, Any]:
         "scored": compared["scored"],
         "dropped": compared["dropped"],
         "verdict": compared["verdict"],
+        "exact_share": audited["exact_share"],
         "report": compared["report"],
         "seconds": round(time.monotonic() - begun, 1),
     }

@@ -46,26 +46,46 @@ def write_report(verdict: Verdict, evidence: Evidence, out: Path, companions: Co
     """Write ``compare.html`` and ``compare.json`` below ``out``; each appears in one rename."""
     out.mkdir(parents=True, exist_ok=True)
     files = Files(out / "compare.html", out / "compare.json")
-    _write(files.data, json.dumps(as_json(verdict, evidence), indent=1, allow_nan=False) + "\n")
-    _write(files.page, page(verdict, evidence, companions))
+    write(files.data, json.dumps(as_json(verdict, evidence), indent=1, allow_nan=False) + "\n")
+    write(files.page, page(verdict, evidence, companions))
     return files
 
 
 def as_json(verdict: Verdict, evidence: Evidence) -> dict[str, Any]:
     """Return everything in the verdict and the evidence as plain JSON values; what is not finite becomes null."""
-    plain: dict[str, Any] = {
+    whole: dict[str, Any] = {
         "verdict": asdict(verdict),
         "headline": headline(verdict, evidence),
         "evidence": asdict(evidence),
     }
-    plain["evidence"]["ledger"]["coverage"] = evidence.ledger.coverage
-    plain["evidence"]["label_coverage"]["rate"] = evidence.label_coverage.rate
-    out: dict[str, Any] = _plain(plain)
+    whole["evidence"]["ledger"]["coverage"] = evidence.ledger.coverage
+    whole["evidence"]["label_coverage"]["rate"] = evidence.label_coverage.rate
+    out: dict[str, Any] = plain(whole)
     return out
 
 
 def page(verdict: Verdict, evidence: Evidence, companions: Companions | None = None) -> str:
     """Return the HTML page; it loads nothing from anywhere."""
+    return (
+        templates()
+        .get_template("compare.html")
+        .render(
+            verdict=verdict,
+            evidence=evidence,
+            headline=headline(verdict, evidence),
+            plots={name: Markup(svg) for name, svg in plots(evidence).items()},
+            in_words=in_words,
+            advice=advice,
+            better=better,
+            versions=(("primary", verdict.primary), ("shadow", verdict.shadow)),
+            notes=data_notes(evidence),
+            companions=companions or Companions(),
+        )
+    )
+
+
+def templates() -> Environment:
+    """The pages' templates and the ways in which they write numbers."""
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
@@ -78,18 +98,7 @@ def page(verdict: Verdict, evidence: Evidence, companions: Companions | None = N
         moment=lambda at: f"{at:%-d %b %Y, %H:%M}",
         short=lambda digest: digest[:12] if digest else _NONE,
     )
-    return environment.get_template("compare.html").render(
-        verdict=verdict,
-        evidence=evidence,
-        headline=headline(verdict, evidence),
-        plots={name: Markup(svg) for name, svg in plots(evidence).items()},
-        in_words=in_words,
-        advice=advice,
-        better=better,
-        versions=(("primary", verdict.primary), ("shadow", verdict.shadow)),
-        notes=data_notes(evidence),
-        companions=companions or Companions(),
-    )
+    return environment
 
 
 def headline(verdict: Verdict, evidence: Evidence) -> str:
@@ -181,11 +190,12 @@ def _minus(text: str) -> str:
     return text.replace("-", "\u2212")
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Turn dataclass dictionaries into JSON values; what is not finite becomes null."""
     if isinstance(value, dict):
-        return {str(key): _plain(entry) for key, entry in value.items()}
+        return {str(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
+        return [plain(entry) for entry in value]
     if isinstance(value, (datetime, date)):
         return value.isoformat()
     if isinstance(value, float) and not math.isfinite(value):
@@ -193,7 +203,8 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _write(path: Path, text: str) -> None:
+def write(path: Path, text: str) -> None:
+    """Write a file that appears in one rename."""
     temporary = path.with_name(f".{path.name}.partial")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)

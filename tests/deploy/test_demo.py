@@ -47,7 +47,10 @@ def test_the_demo_goes_round_the_loop_and_accounts_for_everything(
 
     result = json.loads(done.stdout.splitlines()[-1])
 
-    assert list(result) == ["predictions", "failed", "sampled", "scored", "dropped", "verdict", "report", "seconds"]
+    assert list(result) == [
+        "predictions", "failed", "sampled", "scored", "dropped", "verdict", "exact_share", "report", "seconds",
+    ]  # fmt: skip
+    assert result["exact_share"] == 1.0
     rows = pd.read_parquet(home / "state" / "rows.parquet")["event_timestamp"]
     due = int(((rows >= pd.Timestamp("2013-03-10T00:00Z")) & (rows < pd.Timestamp("2013-03-12T00:00Z"))).sum())
     assert due > 1500
