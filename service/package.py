@@ -2,11 +2,13 @@
 
 ```
 models/packages/<digest>/
-    manifest.json    SHA-256 of every other file; its own SHA-256 is the package's digest
-    model.txt        LightGBM's text format (no pickle anywhere)
-    signature.json   feature order, category vocabularies, feature service, contract digest, base rate
-    baseline.json    what training saw: per-feature statistics, histogram of predictions
-    record.json      where it came from: data hashes, parameters, seed, environment, metrics
+    manifest.json      SHA-256 of every other file; its own SHA-256 is the package's digest
+    model.*            the model in its library's own format, see ``models.py`` (no pickle anywhere)
+    signature.json     feature order, category vocabularies, feature service, contract digest, base rate
+    contract.json      the contract it was trained on
+    baseline.json      what training saw: statistics per feature, predictions, importance of features
+    reference.parquet  a sample of it: features in contract order, time, label, out-of-sample prediction
+    record.json        where it came from: data hashes, parameters, seed, environment, metrics
 ```
 """
 
@@ -21,12 +23,13 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from service.errors import PackageError
+from service.models import FORMATS, Matrix, Score, open_model
 
-FORMAT = 1
-FILES = ("model.txt", "signature.json", "baseline.json", "record.json")
+FORMAT = 2
+# Beside the model's own file.
+FILES = ("signature.json", "contract.json", "baseline.json", "reference.parquet", "record.json")
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Signature:
     """What a model takes and gives.
 
     Attributes:
-        estimator: format of ``model.txt``; only ``lightgbm`` so far.
+        format: how the model is kept, one of ``models.FORMATS``.
         service: the Feast feature service it was trained on.
         contract: digest of that service's contract at training time.
         features: input names in model order.
@@ -43,7 +46,7 @@ class Signature:
         base_rate: share of positives in training; the safe answer when no model can give one.
     """
 
-    estimator: str
+    format: str
     service: str
     contract: str
     features: tuple[str, ...]
@@ -53,14 +56,20 @@ class Signature:
 
     @classmethod
     def parse(cls, plain: Mapping[str, Any]) -> Self:
-        """Build from the JSON object of ``signature.json``."""
-        return cls(
-            **{
-                **plain,
+        """Build from the JSON object of ``signature.json``.
+
+        Raises:
+            PackageError: when a field is missing or unknown.
+        """
+        try:
+            tuples = {
                 "features": tuple(plain["features"]),
                 "categories": {k: tuple(v) for k, v in plain["categories"].items()},
             }
-        )
+            return cls(**{**plain, **tuples})
+        except (KeyError, TypeError, AttributeError) as error:
+            msg = f"signature.json is not one of package format {FORMAT} ({error!r}); run `make train`"
+            raise PackageError(msg) from None
 
 
 class Model(Protocol):
@@ -82,7 +91,7 @@ class Encoder:
         self._features = tuple(features)
         self._codes = {name: {v: float(i) for i, v in enumerate(values)} for name, values in categories.items()}
 
-    def matrix(self, rows: Sequence[Mapping[str, Any]]) -> npt.NDArray[np.float64]:
+    def matrix(self, rows: Sequence[Mapping[str, Any]]) -> Matrix:
         """Return a float matrix (rows x features); null and unseen categories are NaN."""
         out = np.full((len(rows), len(self._features)), math.nan)
         for j, name in enumerate(self._features):
@@ -94,86 +103,83 @@ class Encoder:
         return out
 
 
-class LightGBMModel:
-    """A LightGBM booster read from its text format."""
+class PackagedModel:
+    """A model read from a package."""
 
-    def __init__(self, version: str, digest: str, signature: Signature, text: str) -> None:
+    def __init__(self, version: str, digest: str, signature: Signature, score: Score) -> None:
         self.version = version
         self.digest = digest
         self.signature = signature
-        import lightgbm
-
         self._encoder = Encoder(signature.features, signature.categories)
-        self._booster = lightgbm.Booster(model_str=text)
+        self._score = score
 
     def score(self, rows: Sequence[Mapping[str, Any]]) -> list[float]:
-        """Return the positive class's probability per row.
-
-        One thread: a service scores few rows at a time and several runners share the machine.
-        """
-        return [float(s) for s in self.score_matrix(self._encoder.matrix(rows))]
-
-    def score_matrix(self, matrix: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Score encoded rows (rows x features); for whole frames."""
-        return np.asarray(self._booster.predict(matrix, num_threads=1), dtype=np.float64)
+        """Return the positive class's probability per row."""
+        return [float(s) for s in self._score(self._encoder.matrix(rows))]
 
 
 def save_package(
-    root: Path, model: str, signature: Signature, baseline: Mapping[str, Any], record: Mapping[str, Any]
+    root: Path,
+    model: bytes,
+    signature: Signature,
+    baseline: Mapping[str, Any],
+    record: Mapping[str, Any],
+    contract: Mapping[str, Any],
+    reference: bytes,
 ) -> tuple[str, Path]:
     """Write a package below ``root`` and return its digest and folder.
 
     The folder appears in one rename, so a killed training leaves no half package behind.
     """
     contents = {
-        "model.txt": model,
+        FORMATS[signature.format].file: model,
         "signature.json": _json(asdict(signature)),
+        "contract.json": _json(contract),
         "baseline.json": _json(baseline),
+        "reference.parquet": reference,
         "record.json": _json(record),
     }
-    manifest = _json({"format": FORMAT, "files": {name: _sha(text.encode()) for name, text in contents.items()}})
-    digest = _sha(manifest.encode())
+    manifest = _json({"format": FORMAT, "files": {name: _sha(data) for name, data in contents.items()}})
+    digest = _sha(manifest)
     target = root / "packages" / digest[:16]
     if target.exists():
         return digest, target
     staging = target.with_name(f".{target.name}.partial")
     staging.mkdir(parents=True, exist_ok=True)
-    for name, text in {**contents, "manifest.json": manifest}.items():
-        (staging / name).write_text(text)
+    for name, data in {**contents, "manifest.json": manifest}.items():
+        (staging / name).write_bytes(data)
     staging.rename(target)
     return digest, target
 
 
-def load_package(folder: Path, version: str, digest: str) -> LightGBMModel:
+def load_package(folder: Path, version: str, digest: str) -> PackagedModel:
     """Verify a package and return its model.
 
     Raises:
-        PackageError: when a file is missing, was altered, is not listed, or the format is unknown.
+        PackageError: when a file is missing, was altered or is not what its name says, the package's or the model's
+            format is unknown, or the model's library is not installed.
     """
     contents = read_package(folder, digest)
-    signature = Signature.parse(json.loads(contents["signature.json"]))
-    if signature.estimator != "lightgbm":
-        msg = f"{folder}: estimator {signature.estimator!r} is unknown (known: lightgbm); upgrade the service"
-        raise PackageError(msg)
-    import lightgbm
-
     try:
-        return LightGBMModel(version, digest, signature, contents["model.txt"].decode())
-    except lightgbm.basic.LightGBMError as error:
-        msg = f"{folder}/model.txt cannot be read as LightGBM text: {error}"
+        signature = Signature.parse(json.loads(contents["signature.json"]))
+        model = next(data for name, data in contents.items() if name not in FILES)
+        score = open_model(signature.format, model, len(signature.features))
+    except PackageError as error:
+        msg = f"{folder}: {error}"
         raise PackageError(msg) from None
+    return PackagedModel(version, digest, signature, score)
 
 
 def read_package(folder: Path, digest: str) -> dict[str, bytes]:
     """Return the verified contents of a package's files.
 
     Raises:
-        PackageError: as :func:`load_package`.
+        PackageError: as :func:`load_package`, but for the model, which is not opened.
     """
     try:
         raw = (folder / "manifest.json").read_bytes()
-        manifest = json.loads(raw)
-    except (OSError, ValueError) as error:
+        manifest = dict(json.loads(raw))
+    except (OSError, ValueError, TypeError) as error:
         msg = f"{folder}/manifest.json cannot be read ({error}); run `make train`"
         raise PackageError(msg) from None
     if _sha(raw) != digest:
@@ -182,23 +188,47 @@ def read_package(folder: Path, digest: str) -> dict[str, bytes]:
         )
         raise PackageError(msg)
     if manifest.get("format") != FORMAT:
-        msg = f"{folder}: package format {manifest.get('format')!r}, this service reads {FORMAT}"
+        msg = f"{folder}: package format {manifest.get('format')!r}, this service reads {FORMAT}; run `make train`"
         raise PackageError(msg)
     contents: dict[str, bytes] = {}
-    for name in FILES:
+    for name in _listed(folder, manifest.get("files", {})):
         try:
             contents[name] = (folder / name).read_bytes()
         except OSError as error:
             msg = f"{folder}/{name} cannot be read ({error}); run `make train`"
             raise PackageError(msg) from None
-        if _sha(contents[name]) != manifest["files"].get(name):
+        if _sha(contents[name]) != manifest["files"][name]:
             msg = f"{folder}/{name}: SHA-256 differs from the manifest's; the file was altered, restore the package"
+            raise PackageError(msg)
+        if not _is_what_it_is_called(name, contents[name]):
+            msg = f"{folder}/{name} does not hold what its name says; restore the package or run `make train`"
             raise PackageError(msg)
     return contents
 
 
-def _json(value: Any) -> str:
-    return json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
+def _listed(folder: Path, names: Mapping[str, str]) -> tuple[str, ...]:
+    models = sorted(set(names) - set(FILES))
+    if set(FILES) - set(names) or len(models) != 1 or models[0] not in {form.file for form in FORMATS.values()}:
+        msg = (
+            f"{folder}: the manifest lists {', '.join(sorted(names))}; a package of format {FORMAT} is made of "
+            f"{', '.join(FILES)} and one model"
+        )
+        raise PackageError(msg)
+    return (*models, *FILES)
+
+
+def _is_what_it_is_called(name: str, data: bytes) -> bool:
+    if name.endswith(".json"):
+        try:
+            return isinstance(json.loads(data), dict)
+        except ValueError:
+            return False
+    # A service never reads the sample, so it needs no library that could.
+    return name != "reference.parquet" or data[:4] == data[-4:] == b"PAR1"
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
 def _sha(data: bytes) -> str:

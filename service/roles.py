@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from service.errors import NotReady, PackageError, UnderstudyError
-from service.package import LightGBMModel, Signature, load_package, read_package
+from service.package import PackagedModel, Signature, load_package, read_package
 
 Role = Literal["primary", "fallback", "shadow"]
 ROLES: tuple[Role, ...] = ("primary", "fallback", "shadow")
@@ -82,7 +82,7 @@ def move_roles(models_dir: Path, expected: int, moves: Mapping[Role, Seat | None
     return updated
 
 
-def load_role(models_dir: Path, role: Role) -> LightGBMModel:
+def load_role(models_dir: Path, role: Role) -> PackagedModel:
     """Verify and load the model that plays ``role``.
 
     Raises:

@@ -15,11 +15,12 @@ from feature_repo import features as definitions
 from service.clock import parse_instant
 from service.definitions import contracts
 from service.errors import UnderstudyError
-from service.package import LightGBMModel
+from service.models import open_model
 from service.roles import Role
 from service.settings import Settings, settings
 from training import estimator
 from training.dataset import join_features
+from training.estimators import FITTERS
 from training.evaluate import evaluate
 from training.fitting import encode, fit_role, known_rows
 from training.prepare import prepare
@@ -30,7 +31,7 @@ from training.train import SEED
 LEAST_AUC: dict[Role, float] = {"primary": 0.74, "fallback": 0.62}
 
 
-def backtest(settings_: Settings, as_of: str) -> dict[Role, pd.DataFrame]:
+def backtest(settings_: Settings, as_of: str, estimator_name: str = "") -> dict[Role, pd.DataFrame]:
     """Return per role the labels and scores of every usable row judged at or after a moment."""
     at = parse_instant(as_of)
     prepare(settings_)
@@ -41,11 +42,11 @@ def backtest(settings_: Settings, as_of: str) -> dict[Role, pd.DataFrame]:
     scored: dict[Role, pd.DataFrame] = {}
     for role in LEAST_AUC:
         contract = contracts(definitions)[estimator.FEATURE_SERVICE[role]]
-        fitted = fit_role(role, join_features(store, known, contract), contract, at, SEED)
-        model = LightGBMModel("", "", fitted.signature, fitted.model)
+        fitted = fit_role(role, join_features(store, known, contract), contract, at, SEED, estimator_name)
+        score = open_model(fitted.signature.format, fitted.model, len(contract.features))
         frame = join_features(store, later, contract)
         matrix = encode(frame, fitted.signature.features, dict(fitted.signature.categories))
-        scored[role] = frame[["event_timestamp", "label"]].assign(score=model.score_matrix(matrix))
+        scored[role] = frame[["event_timestamp", "label"]].assign(score=score(matrix))
     return scored
 
 
@@ -53,10 +54,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line. Last line of stdout: one JSON object; exit code 1 when a role is below its limit."""
     parser = argparse.ArgumentParser(prog="make backtest", description=__doc__)
     parser.add_argument("--as-of", default="2013-10-01")
+    parser.add_argument("--estimator", default="", choices=["", *FITTERS], help="instead of each role's own")
     args = parser.parse_args(argv)
     begun = time.perf_counter()
     try:
-        scored = backtest(settings(), args.as_of)
+        scored = backtest(settings(), args.as_of, args.estimator)
     except UnderstudyError as error:
         print(f"backtest: {error}", file=sys.stderr)
         return 2

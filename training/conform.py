@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from service.contract import Contract, FieldSpec
+from service.contract import Contract, FieldSpec, ViewSpec
 from service.errors import DataError
 
 SHOWN = 3
@@ -26,24 +26,33 @@ def conform(tables: Mapping[str, pd.DataFrame], contract: Contract) -> None:
         DataError: when a table or column is missing, or a value is outside its contract; names table, column and
             the first bad rows by key and time.
     """
+    for view in contract.views:
+        conform_view(view, tables.get(view.name), contract)
+    _rows(_with_columns("rows", tables.get("rows"), _row_columns(contract)), contract)
+
+
+def conform_view(view: ViewSpec, given: pd.DataFrame | None, contract: Contract) -> None:
+    """Check the rows of one feature view.
+
+    Raises:
+        DataError: as :func:`conform`.
+    """
     keys = {spec.name: spec for spec in contract.keys}
     limits = {spec.name: spec for spec in contract.fields}
-    for view in contract.views:
-        table = _with_columns(view.name, tables.get(view.name), [*view.keys, *view.features, STAMP])
-        for key in view.keys:
-            _refuse(view.name, table, key, table[key].isna(), "have no key", view.keys)
-            _allowed(view.name, table, keys[key], view.keys)
-        for feature in view.features:
-            # What only on-demand views read is no input of a model and has no limits here.
-            if feature in limits:
-                _value(view.name, table, limits[feature], view.keys)
-            elif isinstance(table[feature].dtype, pd.DatetimeTZDtype):
-                parts = table[feature].notna() & (table[feature] != table[feature].dt.floor("s"))
-                fault = "have parts of a second, which the online store does not keep"
-                _refuse(view.name, table, feature, parts, fault, view.keys)
-        twice = table.duplicated([*view.keys, STAMP], keep=False)
-        _refuse(view.name, table, STAMP, twice, "share key and time, so that either could be joined", view.keys)
-    _rows(_with_columns("rows", tables.get("rows"), _row_columns(contract)), contract)
+    table = _with_columns(view.name, given, [*view.keys, *view.features, STAMP])
+    for key in view.keys:
+        _refuse(view.name, table, key, table[key].isna(), "have no key", view.keys)
+        _allowed(view.name, table, keys[key], view.keys)
+    for feature in view.features:
+        # What only on-demand views read is no input of a model and has no limits here.
+        if feature in limits:
+            _value(view.name, table, limits[feature], view.keys)
+        elif isinstance(table[feature].dtype, pd.DatetimeTZDtype):
+            parts = table[feature].notna() & (table[feature] != table[feature].dt.floor("s"))
+            fault = "have parts of a second, which the online store does not keep"
+            _refuse(view.name, table, feature, parts, fault, view.keys)
+    twice = table.duplicated([*view.keys, STAMP], keep=False)
+    _refuse(view.name, table, STAMP, twice, "share key and time, so that either could be joined", view.keys)
 
 
 def _row_columns(contract: Contract) -> list[str]:

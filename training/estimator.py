@@ -2,53 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import lightgbm
-import numpy as np
-import numpy.typing as npt
-
+from service.models import Matrix
 from service.roles import Role
-
-NAME = "lightgbm"
+from training.estimators import FITTERS, Trained
 
 # Which Feast feature service a role's model is trained on. The fallback's needs no feature store.
 FEATURE_SERVICE: Mapping[Role, str] = {"primary": "primary", "shadow": "primary", "fallback": "request_only"}
 
-_COMMON: dict[str, Any] = {
-    "objective": "binary",
-    "deterministic": True,
-    "force_row_wise": True,
-    # The order of summation, and with it the last bits of the model, depends on the number of threads. And one is
-    # fastest where a core may be busy: two threads on two cores with one busy took 52 s for what one did in 8
-    # (lightgbm 4.7 with GNU OpenMP, whose threads wait by spinning).
-    "num_threads": 1,
-    "verbose": -1,
-}
-_FULL = {"rounds": 300, "learning_rate": 0.05, "num_leaves": 63, "min_data_in_leaf": 200}
-_FULL |= {"bagging_fraction": 0.8, "bagging_freq": 1, "feature_fraction": 0.7}
+# Which estimator a role's model is; `make train ESTIMATOR=` takes another one for one training.
+ESTIMATOR: Mapping[Role, str] = {"primary": "lightgbm", "shadow": "lightgbm", "fallback": "lightgbm"}
+
+_FULL: Mapping[str, Mapping[str, Any]] = {
+    "lightgbm": {
+        "objective": "binary", "rounds": 300, "learning_rate": 0.05, "num_leaves": 63, "min_data_in_leaf": 200,
+        "bagging_fraction": 0.8, "bagging_freq": 1, "feature_fraction": 0.7,
+    },
+    "xgboost": {
+        "objective": "binary:logistic", "rounds": 300, "learning_rate": 0.05, "max_depth": 7, "min_child_weight": 30,
+        "subsample": 0.8, "colsample_bytree": 0.7,
+    },
+    "hist_gradient": {"max_iter": 300, "learning_rate": 0.05, "max_leaf_nodes": 63, "min_samples_leaf": 200},
+    "logistic": {"C": 0.1, "max_iter": 500},
+    "logistic_onnx": {"C": 0.1, "max_iter": 500},
+}  # fmt: skip
 # Few shallow trees on few inputs: quick, smooth, and hard to upset.
-_SMALL = {"rounds": 150, "learning_rate": 0.1, "num_leaves": 8, "min_data_in_leaf": 500}
+_SMALL: Mapping[str, Mapping[str, Any]] = {
+    **_FULL,
+    "lightgbm": {
+        "objective": "binary", "rounds": 150, "learning_rate": 0.1, "num_leaves": 8, "min_data_in_leaf": 500,
+    },
+    "xgboost": {
+        "objective": "binary:logistic", "rounds": 150, "learning_rate": 0.1, "max_depth": 3, "min_child_weight": 70,
+    },
+    "hist_gradient": {"max_iter": 150, "learning_rate": 0.1, "max_leaf_nodes": 8, "min_samples_leaf": 500},
+}  # fmt: skip
 
-PARAMETERS: Mapping[Role, Mapping[str, Any]] = {
-    "primary": {**_COMMON, **_FULL},
-    "shadow": {**_COMMON, **_FULL},
-    "fallback": {**_COMMON, **_SMALL},
-}
+
+def parameters(role: Role, name: str) -> Mapping[str, Any]:
+    """The parameters with which an estimator is fitted for a role."""
+    return (_SMALL if role == "fallback" else _FULL)[name]
 
 
-def fit(
-    role: Role, x: npt.NDArray[np.float64], y: npt.NDArray[np.float64], categorical: list[int], seed: int
-) -> lightgbm.Booster:
+def fit(role: Role, x: Matrix, y: Matrix, categorical: Sequence[int], seed: int, name: str = "") -> Trained:
     """Fit one model; the same arguments give the same model, bit for bit.
 
     Args:
         x: inputs (rows x features), categories as codes, missing as NaN.
         y: labels, 0 or 1.
         categorical: positions of the categorical features.
+        name: another estimator than the role's own.
     """
-    parameters = dict(PARAMETERS[role])
-    rounds = int(parameters.pop("rounds"))
-    data = lightgbm.Dataset(x, y, categorical_feature=categorical, params={"verbose": -1})
-    return lightgbm.train({**parameters, "seed": seed}, data, num_boost_round=rounds)
+    name = name or ESTIMATOR[role]
+    return FITTERS[name](parameters(role, name), x, y, categorical, seed)

@@ -15,11 +15,15 @@ from service.errors import DataError
 from service.package import Signature
 from service.roles import Role
 from training import estimator
-from training.baseline import baseline
+from training.baseline import baseline, importance
+from training.estimators import evenly
 from training.evaluate import evaluate
+from training.reference import reference
 
 HOLDOUT = timedelta(days=28)
 LEAST_ROWS = 1000
+# Enough for a stable ranking: explaining a row takes a hundred times as long as scoring it.
+EXPLAINED_ROWS = 1000
 
 
 @dataclass(frozen=True)
@@ -27,15 +31,21 @@ class Fitted:
     """A model and all that belongs to it.
 
     Attributes:
-        model: its text, fitted on everything known at the moment of training.
+        estimator, parameters: what fitted it.
+        model: in its library's format, fitted on everything known at the moment of training.
         metrics: of a model fitted the same way without the evaluation weeks, on those weeks.
+        reference: a sample of the training rows, see ``reference.py``.
     """
 
     role: Role
-    model: str
+    estimator: str
+    parameters: dict[str, Any]
+    model: bytes
     signature: Signature
     baseline: dict[str, Any]
     metrics: dict[str, float]
+    contract: dict[str, Any]
+    reference: bytes
     rows: int
     example: npt.NDArray[np.float64]
 
@@ -58,20 +68,27 @@ def known_rows(rows: pd.DataFrame, at: datetime) -> pd.DataFrame:
     return known
 
 
-def fit_role(role: Role, frame: pd.DataFrame, contract: Contract, at: datetime, seed: int) -> Fitted:
+def fit_role(
+    role: Role, frame: pd.DataFrame, contract: Contract, at: datetime, seed: int, estimator_name: str = ""
+) -> Fitted:
     """Fit a role's model on rows that were known at a moment.
 
     Args:
         frame: joined rows from :func:`known_rows`: the contract's features, ``label``, ``label_known_at``.
+        estimator_name: another estimator than the role's own.
     """
+    name = estimator_name or estimator.ESTIMATOR[role]
     start = pd.Timestamp(at - HOLDOUT)
     fitting, holdout = frame[frame["label_known_at"] < start], frame[frame["event_timestamp"] >= start]
-    trial = _Fit(role, fitting, contract, seed)
-    scores = trial.score(holdout)
-    labels = holdout["label"].to_numpy(dtype=float)
-    final = _Fit(role, frame, contract, seed)
+    trial = _Fit(role, fitting, contract, seed, name)
+    scores = trial.trained.predict(trial.matrix(holdout))
+    final = _Fit(role, frame, contract, seed, name)
+    # What is explained is the model that will answer; its own evaluation weeks are as good a sample as any.
+    explained = holdout.iloc[evenly(len(holdout), EXPLAINED_ROWS)]
+    contributions = final.trained.contributions(final.matrix(explained))
+    ranked = importance(contract, explained, contributions, final.trained.explained_by)
     signature = Signature(
-        estimator=estimator.NAME,
+        format=final.trained.format,
         service=contract.name,
         contract=contract.digest,
         features=contract.features,
@@ -81,29 +98,35 @@ def fit_role(role: Role, frame: pd.DataFrame, contract: Contract, at: datetime, 
     )
     return Fitted(
         role,
-        final.booster.model_to_string(),
+        name,
+        dict(estimator.parameters(role, name)),
+        final.trained.content,
         signature,
-        baseline(contract, frame, labels, scores),
-        evaluate(labels, scores),
+        baseline(contract, frame, holdout, scores, ranked),
+        evaluate(holdout["label"].to_numpy(dtype=float), scores),
+        contract.record(),
+        reference(contract, frame, pd.Series(scores, holdout.index)),
         len(frame),
         final.matrix(frame.tail(3)),
     )
 
 
 class _Fit:
-    def __init__(self, role: Role, frame: pd.DataFrame, contract: Contract, seed: int) -> None:
+    def __init__(self, role: Role, frame: pd.DataFrame, contract: Contract, seed: int, name: str) -> None:
         self.features = contract.features
-        names = [spec.name for spec in contract.fields if spec.is_category]
-        self.categories = {name: tuple(sorted(frame[name].dropna().unique())) for name in names}
-        positions = [self.features.index(name) for name in names]
+        self.categories = vocabularies(frame, contract)
+        positions = [self.features.index(category) for category in self.categories]
         labels = frame["label"].to_numpy(dtype=float)
-        self.booster = estimator.fit(role, self.matrix(frame), labels, positions, seed)
+        self.trained = estimator.fit(role, self.matrix(frame), labels, positions, seed, name)
 
     def matrix(self, frame: pd.DataFrame) -> npt.NDArray[np.float64]:
         return encode(frame, self.features, self.categories)
 
-    def score(self, frame: pd.DataFrame) -> npt.NDArray[np.float64]:
-        return np.asarray(self.booster.predict(self.matrix(frame)), dtype=float)
+
+def vocabularies(frame: pd.DataFrame, contract: Contract) -> dict[str, tuple[str, ...]]:
+    """Every categorical feature's values; the position of one is its code."""
+    names = [spec.name for spec in contract.fields if spec.is_category]
+    return {name: tuple(sorted(frame[name].dropna().unique())) for name in names}
 
 
 def encode(

@@ -11,7 +11,7 @@ from typing import Any
 
 from service.settings import ROOT
 
-PACKAGES = ("lightgbm", "numpy", "pandas", "duckdb", "feast", "scikit-learn")
+PACKAGES = ("lightgbm", "numpy", "pandas", "duckdb", "feast", "scikit-learn", "skops", "skl2onnx", "xgboost-cpu")
 
 
 def environment() -> dict[str, Any]:

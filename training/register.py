@@ -16,12 +16,13 @@ os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
 import importlib.metadata
 import json
 import logging
+import tempfile
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import lightgbm
 import mlflow
 import pandas as pd
 from mlflow.models import infer_signature
@@ -29,14 +30,22 @@ from mlflow.tracking import MlflowClient
 
 from service.errors import UnderstudyError
 from service.feature_store import project
+from service.models import FORMATS, open_model
 from service.package import Signature
 from service.roles import Role
-from service.settings import Settings
+from service.settings import ROOT, Settings
 from training.fitting import Fitted
 
 # A first run tells of every database migration; nobody can act on it.
 for name in ("alembic", "mlflow.store.db.utils"):
     logging.getLogger(name).setLevel(logging.WARNING)
+# What a logged model of a format needs where it is loaded.
+_NEEDS = {
+    "lightgbm": ("lightgbm", "numpy"),
+    "xgboost": ("xgboost-cpu", "numpy"),
+    "sklearn": ("scikit-learn", "skops", "numpy"),
+    "onnx": ("onnxruntime", "numpy"),
+}
 # mlflow 3.17 with sqlalchemy 2.1, once a process.
 warnings.filterwarnings("ignore", message="The ``noload`` loader strategy is deprecated")
 
@@ -67,7 +76,6 @@ def log_model(fitted: Fitted, record: Mapping[str, Any], digest: str) -> Logged:
     Raises:
         UnderstudyError: when MLflow dropped the signature.
     """
-    booster = lightgbm.Booster(model_str=fitted.model)
     example = pd.DataFrame(fitted.example, columns=list(fitted.signature.features))
     with mlflow.start_run(run_name=f"{fitted.role} as of {record['as_of'][:10]}"):
         mlflow.set_tags(
@@ -79,23 +87,43 @@ def log_model(fitted: Fitted, record: Mapping[str, Any], digest: str) -> Logged:
                 "data.digest": record["data_digest"],
             }
         )
-        mlflow.log_params({"as_of": record["as_of"], "seed": record["seed"], **record["parameters"]})
+        mlflow.log_params({"as_of": record["as_of"], "seed": record["seed"], "estimator": record["estimator"]})
+        mlflow.log_params(record["parameters"])
         predictions = fitted.baseline["predictions"]
         mlflow.log_metrics({**fitted.metrics, **{f"pred_{k}": predictions[k] for k in ("mean", "std", "median")}})
         for name, value in (("baseline", fitted.baseline), ("record", record), ("signature", _plain(fitted.signature))):
             mlflow.log_dict(dict(value), f"{name}.json")
-        info = mlflow.lightgbm.log_model(
-            booster,
-            name="model",
-            signature=infer_signature(example, booster.predict(example)),
-            input_example=example,
-            pip_requirements=[f"{p}=={importlib.metadata.version(p)}" for p in ("lightgbm", "numpy")],
-        )
+        scores = open_model(fitted.signature.format, fitted.model, example.shape[1])(fitted.example)
+        info = _log(fitted, example, infer_signature(example, scores))
     # mlflow loses signatures quietly with some inputs (its issue 25593).
     if info.signature is None:
         msg = "MLflow logged the model without a signature; nothing was registered"
         raise UnderstudyError(msg)
     return Logged(info.model_uri, info.run_id)
+
+
+def _log(fitted: Fitted, example: pd.DataFrame, signature: Any) -> Any:
+    form = fitted.signature.format
+    common = {
+        "name": "model",
+        "signature": signature,
+        "input_example": example,
+        "pip_requirements": [f"{p}=={importlib.metadata.version(p)}" for p in _NEEDS[form]],
+    }
+    if form == "lightgbm":
+        import lightgbm
+
+        return mlflow.lightgbm.log_model(lightgbm.Booster(model_str=fitted.model.decode()), **common)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / FORMATS[form].file
+        path.write_bytes(fitted.model)
+        return mlflow.pyfunc.log_model(
+            python_model=str(Path(__file__).with_name("mlflow_model.py")),
+            artifacts={"model": str(path)},
+            model_config={"format": form, "width": example.shape[1]},
+            code_paths=[str(ROOT / "service")],
+            **common,
+        )
 
 
 def register(client: MlflowClient, logged: Logged) -> str:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import os
+import pickle
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from service.errors import NotReady, PackageError
-from service.package import Encoder, load_package
+from service.package import FILES, Encoder, load_package, read_package
 from service.roles import Role, RolesMoved, Seat, load_role, move_roles, read_roles
-from tests.bundle import seat_model, settings_in
+from tests.bundle import TOYS, primary_contract, seat_model, settings_in
 
 
 def test_a_seated_model_is_loaded_and_scores(tmp_path: Path) -> None:
@@ -26,15 +30,117 @@ def test_a_seated_model_is_loaded_and_scores(tmp_path: Path) -> None:
     assert 0 <= score <= 1
 
 
-@pytest.mark.parametrize("name", ["model.txt", "signature.json", "baseline.json", "record.json", "manifest.json"])
+@pytest.mark.parametrize("name", ["model.txt", *FILES, "manifest.json"])
 def test_any_altered_file_is_refused_by_name(tmp_path: Path, name: str) -> None:
     settings = settings_in(tmp_path)
     seat = seat_model(settings, "primary", seed=1)
     path = settings.models_dir / seat.package / name
-    path.write_text(path.read_text() + " ")
+    path.write_bytes(path.read_bytes() + b" ")
 
     with pytest.raises(PackageError, match="altered"):
         load_role(settings.models_dir, "primary")
+
+
+@pytest.mark.parametrize("estimator", sorted(TOYS))
+def test_one_altered_byte_of_any_models_file_is_refused(tmp_path: Path, estimator: str) -> None:
+    settings = settings_in(tmp_path)
+    seat = seat_model(settings, "primary", seed=1, estimator=estimator)
+    (path,) = (settings.models_dir / seat.package).glob("model.*")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+    with pytest.raises(PackageError, match=rf"{path.name}: SHA-256 differs"):
+        load_role(settings.models_dir, "primary")
+
+
+def forge(folder: Path, name: str, content: bytes, *, called: str | None = None) -> str:
+    """Replace a package's file and make its manifest agree; returns the new digest."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["files"][name]
+    manifest["files"][called or name] = hashlib.sha256(content).hexdigest()
+    (folder / (called or name)).write_bytes(content)
+    raw = json.dumps(manifest).encode()
+    (folder / "manifest.json").write_bytes(raw)
+    return hashlib.sha256(raw).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("estimator", "name"),
+    [("lightgbm", name) for name in ("model.txt", *FILES)]
+    + [("xgboost", "model.ubj"), ("logistic", "model.skops"), ("logistic_onnx", "model.onnx")],
+)
+@pytest.mark.parametrize("protocol", [0, pickle.HIGHEST_PROTOCOL])
+def test_a_pickle_by_any_name_is_refused_even_where_the_digests_agree(
+    tmp_path: Path, estimator: str, name: str, protocol: int
+) -> None:
+    settings = settings_in(tmp_path)
+    seat = seat_model(settings, "primary", seed=1, estimator=estimator)
+    folder = settings.models_dir / seat.package
+    digest = forge(folder, name, pickle.dumps(Trap(str(tmp_path / "sprung")), protocol))
+
+    with pytest.raises(PackageError, match=name):
+        load_package(folder, "1", digest)
+    assert not (tmp_path / "sprung").exists()
+
+
+class Trap:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (self.path,)
+
+
+@pytest.mark.parametrize(("name", "called"), [("contract.json", "other.json"), ("model.txt", "../model.txt")])
+def test_a_manifest_that_lists_other_files_is_refused(tmp_path: Path, name: str, called: str) -> None:
+    settings = settings_in(tmp_path)
+    seat = seat_model(settings, "primary", seed=1)
+    folder = settings.models_dir / seat.package
+    digest = forge(folder, name, b"{}", called=called)
+
+    with pytest.raises(PackageError, match="the manifest lists"):
+        load_package(folder, "1", digest)
+
+
+def test_a_package_of_the_format_before_names_the_command(tmp_path: Path) -> None:
+    raw = b'{"format": 1, "files": {}}'
+    (tmp_path / "manifest.json").write_bytes(raw)
+
+    with pytest.raises(PackageError, match=r"package format 1, this service reads 2; run `make train`"):
+        load_package(tmp_path, "1", hashlib.sha256(raw).hexdigest())
+
+
+def test_a_signature_of_another_shape_is_refused(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    seat = seat_model(settings, "primary", seed=1)
+    folder = settings.models_dir / seat.package
+    digest = forge(folder, "signature.json", b'{"estimator": "lightgbm"}')
+
+    with pytest.raises(PackageError, match=r"signature\.json is not one of package format 2"):
+        load_package(folder, "1", digest)
+
+
+def test_a_model_that_does_not_fit_its_signature_is_refused(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    seat = seat_model(settings, "primary", seed=1)
+    folder = settings.models_dir / seat.package
+    signature = json.loads((folder / "signature.json").read_text())
+    digest = forge(folder, "signature.json", json.dumps({**signature, "features": signature["features"][1:]}).encode())
+
+    with pytest.raises(PackageError, match=r"model\.txt cannot be read as a lightgbm model of \d+ features"):
+        load_package(folder, "1", digest)
+
+
+def test_the_contract_a_model_was_trained_on_is_kept(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    seat = seat_model(settings, "primary", seed=1)
+
+    kept = json.loads(read_package(settings.models_dir / seat.package, seat.digest)["contract.json"])
+
+    assert kept == primary_contract().record()
 
 
 @pytest.mark.parametrize("name", ["model.txt", "manifest.json"])
@@ -55,9 +161,10 @@ def test_another_packages_folder_cannot_stand_in(tmp_path: Path) -> None:
         load_package(settings.models_dir / second.package, "1", first.digest)
 
 
-def test_the_same_training_gives_the_same_digest(tmp_path: Path) -> None:
-    one = seat_model(settings_in(tmp_path / "a"), "primary", seed=5)
-    two = seat_model(settings_in(tmp_path / "b"), "primary", seed=5)
+@pytest.mark.parametrize("estimator", sorted(TOYS))
+def test_the_same_training_gives_the_same_digest(tmp_path: Path, estimator: str) -> None:
+    one = seat_model(settings_in(tmp_path / "a"), "primary", seed=5, estimator=estimator)
+    two = seat_model(settings_in(tmp_path / "b"), "primary", seed=5, estimator=estimator)
 
     assert one.digest == two.digest
 
