@@ -13,6 +13,11 @@ READY := $(VENV)/.installed
 # The moment training stands at: it sees nothing that became known later.
 AS_OF ?= 2013-10-01
 ROLE ?= auto
+FRAME ?= training
+# An estimator of training/estimators.py instead of each role's own.
+ESTIMATOR ?=
+TRIALS ?= 30
+LIMIT ?= 900
 START ?= 2013-10-01
 END ?= 2013-10-15
 URL ?= http://127.0.0.1:3000
@@ -22,7 +27,19 @@ HOST ?= 127.0.0.1
 # `wall`, an ISO instant to start from, or a replay's clock file.
 CLOCK ?= $(CURDIR)/state/clock
 FILE ?=
+VIEW ?=
+AT ?=
 BACKEND ?= docker
+
+# FEATURE_STORE=redis (with REDIS=host:port) keeps online features there instead of in SQLite.
+FEATURE_STORE ?=
+REDIS ?=
+ifneq ($(FEATURE_STORE),)
+export UNDERSTUDY_FEATURE_STORE := $(FEATURE_STORE)
+endif
+ifneq ($(REDIS),)
+export UNDERSTUDY_REDIS := $(REDIS)
+endif
 
 export BENTOML_DO_NOT_TRACK := True
 export DO_NOT_TRACK := 1
@@ -45,16 +62,35 @@ $(READY): requirements/dev.txt
 install: $(READY) ## make .venv from the lock
 
 .PHONY: demo
-demo: $(READY) ## the whole loop on real data: train, serve, replay, label, compare (about 4 minutes)
+demo: $(READY) ## the whole loop on real data: train, serve, replay, label, compare, audit (about 4 minutes)
 	@$(PY) -m deploy.demo --primary-as-of 2013-07-01 --shadow-as-of 2013-10-01 --start 2013-10-01 --end 2013-10-15
+
+.PHONY: validate
+validate: $(READY) ## run the expectations every training runs first: FRAME=training (rows as of AS_OF) or vectors (the log)
+	@if [ "$(FRAME)" = vectors ]; then
+	  if [ -e "$(CLOCK)" ]; then export UNDERSTUDY_CLOCK="$(CLOCK)"; fi
+	  $(PY) -m monitoring.validate_job
+	else $(PY) -m training.validate --as-of $(AS_OF); fi
 
 .PHONY: train
 train: $(READY) ## train as of AS_OF; the first run seats primary and fallback, later ones propose a shadow
-	@$(PY) -m training.train --as-of $(AS_OF) --role $(ROLE)
+	@$(PY) -m training.train --as-of $(AS_OF) --role $(ROLE) --estimator "$(ESTIMATOR)"
+
+.PHONY: materialize
+materialize: $(READY) ## bring the online store to what is known at AT (default: now): incremental, repeatable
+	@$(PY) -m training.materialize $(if $(AT),--as-of $(AT))
+
+.PHONY: push
+push: $(READY) ## push streaming rows of a VIEW from FILE (JSON lines; default stdin) to the online store
+	@$(PY) -m training.push --view "$(VIEW)" --file "$(or $(FILE),-)"
 
 .PHONY: backtest
 backtest: $(READY) ## train as of 1 October, score October to December
-	@$(PY) -m training.backtest
+	@$(PY) -m training.backtest --estimator "$(ESTIMATOR)"
+
+.PHONY: tune
+tune: $(READY) ## search for better parameters on time-ordered folds: ESTIMATOR, TRIALS, LIMIT (seconds); changes nothing
+	@$(PY) -m training.tune --as-of $(AS_OF) --estimator "$(ESTIMATOR)" --trials $(TRIALS) --seconds $(LIMIT)
 
 .PHONY: serve
 serve: $(READY) ## bentoml serve on HOST:PORT, its clock CLOCK (wall, an ISO instant, or the replay's clock file)
@@ -70,8 +106,16 @@ compare: $(READY) ## compare shadow with primary from the logs: page, JSON, verd
 	@if [ -e "$(CLOCK)" ]; then export UNDERSTUDY_CLOCK="$(CLOCK)"; fi
 	$(PY) -m monitoring.compare_job
 
+.PHONY: skew
+skew: $(READY) ## audit served vectors against the offline store at their instant: page, JSON, exit 1 on skew
+	@$(PY) -m monitoring.skew_job
+
+.PHONY: plan
+plan: $(READY) ## show what the feature definitions would change for the seated models
+	@$(PY) -m deploy.plan
+
 .PHONY: bento
-bento: $(READY) ## build the Bento: service, feature definitions and models
+bento: $(READY) ## build the Bento: service, feature definitions and models (refused when `make plan` refuses)
 	@PYTHONPATH=. $(BIN)/bentoml build
 
 .PHONY: containerize
@@ -80,10 +124,14 @@ containerize: $(READY) ## make an image of the newest Bento with BACKEND (docker
 
 .PHONY: bench-join
 bench-join: $(READY) ## time and memory of the point-in-time join over all rows
-	@$(PY) -m benchmarks.join
+	@$(PY) -W ignore -m benchmarks.join
+
+.PHONY: bench-lookup
+bench-lookup: $(READY) ## time of a feature lookup against plain Feast, SQLite and Redis (needs redis-server)
+	@$(PY) -W ignore -m benchmarks.lookup
 
 .PHONY: bench
-bench: bench-join backtest ## every benchmark
+bench: bench-join bench-lookup backtest ## every benchmark
 
 .PHONY: check
 check: $(READY) ## ruff, mypy strict, import directions, docs are current

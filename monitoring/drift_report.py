@@ -79,7 +79,7 @@ def split_halves(both: pd.DataFrame, contract: Contract) -> Halves | None:
     names = {f"vector.{spec.name}": spec.name for spec in contract.fields}
     values = both.sort_values("at", kind="stable")[[*names, *_SCORES]]
     values = values.rename(columns={**names, "prediction": "primary score", "shadow_prediction": "shadow score"})
-    categories = [spec.name for spec in contract.fields if spec.is_category]
+    categories = list(contract.categories)
     numbers = [name for name in values.columns if name not in categories]
     # Evidently 0.7 knows neither pandas' Int64 nor None beside strings.
     values = values.astype(dict.fromkeys(numbers, "float64"))

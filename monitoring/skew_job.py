@@ -68,7 +68,9 @@ def summary(found: Audit) -> str:
         "",
         f"  {parity.exact:,} of {parity.vectors:,} vectors are exactly what the offline store gives at their instant "
         f"({parity.exact_share:.2%}).",
-        f"  {scores.equal:,} of {scores.compared:,} predictions are reproduced from vector and model package.",
+        f"  {scores.equal:,} of {scores.compared:,} predictions are reproduced from vector and model package."
+        if scores.compared
+        else "  No prediction was scored again: the package of no model that answered is here.",
     ]
     lines += [
         f"  {n:,} vectors of {view} were given an older row than was known." for view, n in parity.behind.items() if n

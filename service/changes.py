@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
+from itertools import zip_longest
 from typing import Any, Literal
 
 from service.contract import Contract
@@ -16,8 +18,10 @@ from service.errors import ContractError
 from service.package import read_package
 from service.roles import Role, read_roles
 from service.settings import Settings
+from service.vector import describe
 
 Kind = Literal["breaking", "looser", "tighter"]
+_SPANS = ("ttl", "max_staleness", "earliest", "latest")
 REFUSED: tuple[Kind, ...] = ("breaking", "looser")
 
 
@@ -39,7 +43,7 @@ class Change:
     kind: Kind
 
     def __str__(self) -> str:
-        before, after = (_short(value) for value in (self.before, self.after))
+        before, after = (_shown(self.what, value) for value in (self.before, self.after))
         return f"{self.kind:8} {self.where}: {self.what} {before} -> {after}"
 
 
@@ -131,7 +135,9 @@ def _views(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Chan
 
 
 def _functions(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Change]:
-    for what in ("code", "inputs", "sources"):
+    if before["code"] != after["code"]:
+        yield Change(before["name"], "code", *_first_difference(before["code"], after["code"]), "breaking")
+    for what in ("inputs", "sources"):
         if before[what] != after[what]:
             yield Change(before["name"], what, before[what], after[what], "breaking")
 
@@ -148,8 +154,15 @@ def _kind(looser: bool) -> Kind:
     return "looser" if looser else "tighter"
 
 
-def _short(value: Any) -> str:
+def _shown(what: str, value: Any) -> str:
     if value is None:
         return "none"
+    if what in _SPANS:
+        return describe(timedelta(seconds=value))
     text = str(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _first_difference(before: str, after: str) -> tuple[str, str]:
+    pairs = zip_longest(before.splitlines(), after.splitlines(), fillvalue="")
+    return next((a.strip(), b.strip()) for a, b in pairs if a != b)

@@ -98,6 +98,16 @@ class Contract:
         """The flat request: join keys, then request inputs."""
         return self.keys + self.inputs
 
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """Features compared as quantities."""
+        return tuple(f.name for f in self.fields if not f.is_category)
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """Features compared as categories."""
+        return tuple(f.name for f in self.fields if f.is_category)
+
     def spec(self, feature: str) -> FieldSpec:
         """Return the limits of one feature.
 

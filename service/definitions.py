@@ -51,14 +51,21 @@ def contracts(definitions: ModuleType | Mapping[str, Any]) -> dict[str, Contract
     """Read every feature service defined in a module (or mapping of names) of Feast objects.
 
     Raises:
-        ContractError: when a tag is malformed, or a service uses an object the module does not hold.
+        ContractError: when a tag is malformed, or a service uses an object the module does not hold; and when a
+            service is asked for that is not there.
     """
     objects = list((vars(definitions) if isinstance(definitions, ModuleType) else definitions).values())
     views = {o.name: o for o in objects if isinstance(o, FeatureView) and not isinstance(o, OnDemandFeatureView)}
     on_demand = {o.name: o for o in objects if isinstance(o, OnDemandFeatureView)}
     entities = {o.name: o for o in objects if isinstance(o, Entity)}
     services = [o for o in objects if isinstance(o, FeatureService)]
-    return {s.name: _contract(s, views, on_demand, entities) for s in services}
+    return _Contracts({s.name: _contract(s, views, on_demand, entities) for s in services})
+
+
+class _Contracts(dict[str, Contract]):
+    def __missing__(self, name: str) -> Contract:
+        msg = f"there is no feature service {name}; the definitions hold {', '.join(self) or 'none'}"
+        raise ContractError(msg)
 
 
 def _contract(

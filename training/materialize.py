@@ -45,12 +45,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"materialize: {error}", file=sys.stderr)
         return 2
     for view in filled:
-        print(_line(view, at))
+        print(line(view, at))
     print(json.dumps({"at": at.isoformat(), "written": sum(v.written for v in filled), "views": _plain(filled, at)}))
     return 0
 
 
-def _line(view: Filled, at: datetime) -> str:
+def line(view: Filled, at: datetime) -> str:
+    """What a person reads of one view."""
     age = f"newest {describe(at - view.newest)} old" if view.newest else "nothing known yet"
     return f"{view.view:24} {view.keys:8,} keys {view.written:8,} written   {age}"
 

@@ -104,4 +104,4 @@ def test_a_looser_definition_is_refused_until_a_model_is_trained_under_it(bento:
         definitions.write_text(whole)
 
     assert done.returncode != 0
-    assert "looser origin_traffic: max_staleness 2700.0 -> 5400.0" in done.stderr + done.stdout
+    assert "looser origin_traffic: max_staleness 45 min -> 1 h 30 min" in done.stderr + done.stdout

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import copy
 import re
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from feature_repo import features as definitions
+from monitoring.skew_job import summary
+from service.changes import changes
 from service.contract import Contract, FieldSpec
 from service.definitions import contracts
 from service.door import expected
+from service.features import Stored
 from service.settings import PREFIX, ROOT, Settings
-from service.vector import describe
+from service.vector import build_vector, describe
+from tests.bundle import NOW, STORED, parsed_request
+from tests.monitoring.world import KEYS, Line, changed, make_world
+from tests.training.test_materialize import AT, tables
+from training.materialize import line
+from training.store import apply, materialize, open_store
 
 
 def settings_table() -> str:
@@ -62,15 +76,85 @@ def _features(contract: Contract) -> str:
     return "\n".join(rows)
 
 
-GENERATED = {"docs/settings.md": ("settings", settings_table), "docs/contract.md": ("contract", contract_tables)}
+def plan_output() -> str:
+    """What `make plan` prints after three edits of the definitions."""
+    contract = contracts(definitions)["primary"]
+    before = contract.record()
+    after = copy.deepcopy(before)
+    after["views"][1]["max_staleness"] = 5400.0
+    after["fields"][-1]["maximum"] = 1000.0
+    after["on_demand"][0]["code"] = after["on_demand"][0]["code"].replace("America/New_York", "UTC")
+    return fenced("\n".join(["primary:", *(f"  {change}" for change in changes(before, after))]))
+
+
+def violation_table() -> str:
+    """One violation of every kind, as the service words them."""
+    fresh = {view: dict(row) for view, row in STORED.items()}
+    times: dict[str, Any] = dict.fromkeys(STORED, NOW - timedelta(minutes=10))
+    fresh["origin_weather"] |= {"visib": None, "temp": 300.0, "humid": "wet"}
+    times["origin_traffic"] = NOW - timedelta(hours=1)
+    del fresh["route_record"]
+    contract = contracts(definitions)["primary"]
+    request = parsed_request(carrier="??")
+    closed = [replace(f, allowed=("AA", "UA")) if f.name == "carrier" else f for f in contract.fields]
+    vector = build_vector(replace(contract, fields=tuple(closed)), request, Stored(fresh, times), NOW)
+    rows = ["| kind | feature or view | message | what follows |", "| --- | --- | --- | --- |"]
+    for v in vector.violations:
+        follows = "the fallback answers" if v.policy == "degrade" else "the primary answers, marked degraded"
+        rows.append(f"| `{v.kind}` | `{v.feature}` | {v.message} | {follows} |")
+    return "\n".join(rows)
+
+
+def materialize_output() -> str:
+    """What two runs of `make materialize` print for tables of a kind."""
+    with tempfile.TemporaryDirectory() as folder:
+        settings = tables(Path(folder), planes=40)
+        store = open_store(settings)
+        apply(store, settings)
+        contract = contracts(definitions)["primary"]
+        parts = []
+        for at in (AT - timedelta(hours=3), AT - timedelta(minutes=20)):
+            lines = [line(view, at) for view in materialize(store, contract, at)]
+            parts.append("\n".join([f"$ make materialize AT={at:%Y-%m-%dT%H:%MZ}", *lines]))
+    return fenced("\n\n".join(parts))
+
+
+def skew_output() -> str:
+    """What `make skew` prints of a log into which two faults were planted."""
+    order = dict(zip(KEYS["carrier"], ("UA", "AA", "B6", "DL"), strict=True))
+
+    def spoil(entry: Line) -> None:
+        entry["vector"]["carrier"] = order[entry["vector"]["carrier"]]
+        entry["vector"]["wind_gust"] = entry["vector"]["wind_gust"] or 0.0
+
+    with tempfile.TemporaryDirectory() as folder:
+        world = make_world(Path(folder))
+        return fenced(summary(world.audited(changed(world, spoil))).strip("\n"))
+
+
+def fenced(text: str) -> str:
+    """A block of terminal output."""
+    return f"```text\n{text}\n```"
+
+
+GENERATED: dict[str, dict[str, Callable[[], str]]] = {
+    "docs/settings.md": {"settings": settings_table},
+    "docs/contract.md": {"contract": contract_tables},
+    "docs/feature-store.md": {
+        "plan": plan_output, "violations": violation_table, "materialize": materialize_output, "skew": skew_output,
+    },
+}  # fmt: skip
 
 
 def rendered(path: str) -> str:
     """The page as it should be."""
-    name, make = GENERATED[path]
-    mark = f"<!-- generated: {name} -->"
-    pattern = re.escape(mark) + r".*" + re.escape(mark)
-    return re.sub(pattern, lambda _: f"{mark}\n{make()}\n{mark}", (ROOT / path).read_text(), flags=re.DOTALL)
+    text = (ROOT / path).read_text()
+    for name, make in GENERATED[path].items():
+        mark = f"<!-- generated: {name} -->"
+        pattern = re.escape(mark) + r".*" + re.escape(mark)
+        block = f"{mark}\n{make()}\n{mark}"
+        text = re.sub(pattern, lambda _, block=block: block, text, flags=re.DOTALL)  # type: ignore[misc]
+    return text
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import aiohttp
 import pytest
 
 from service.settings import ROOT
-from tests.bundle import NOW, REQUEST, make_bundle
+from tests.bundle import NOW, REQUEST, STORED, make_bundle
 from tests.serving import Served, served
 
 pytestmark = pytest.mark.slow
@@ -113,6 +114,12 @@ def test_metrics_count_what_happened(live: Served) -> None:
         "understudy_requests_total",
     ):
         assert name in text
+
+
+def test_the_true_age_of_every_views_data_is_shown_without_traffic(live: Served) -> None:
+    ages = dict(re.findall(r'understudy_feature_data_age_seconds\{.*?view="(\w+)"\} ([\d.]+)', live.get("/metrics")))
+
+    assert {view: float(age) for view, age in ages.items()} == dict.fromkeys(STORED, 600.0)
 
 
 def load(url: str, count: int, width: int, bodies: list[bytes]) -> list[tuple[int, Any]]:

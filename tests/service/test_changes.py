@@ -106,7 +106,7 @@ def test_a_build_is_refused_by_role_and_value(tmp_path: Path) -> None:
     with pytest.raises(ContractError) as caught:
         refuse(bundle.settings, {**known, "primary": looser})
 
-    assert "primary: looser origin_weather: max_staleness 10800.0 -> 18000.0" in str(caught.value)
+    assert "primary: looser origin_weather: max_staleness 3 h -> 5 h" in str(caught.value)
     assert "shadow: looser" in str(caught.value)
     assert "fallback" not in str(caught.value)
     with pytest.raises(ContractError, match=r"fallback: breaking request_only: feature service defined -> none"):
@@ -131,4 +131,4 @@ def test_the_plan_lists_changes_and_says_whether_a_build_is_refused(
     looser = replace(bundle.contract, views=(view, *bundle.contract.views[1:]))
     monkeypatch.setattr(plan, "contracts", lambda _: {**contracts(definitions), "primary": looser})
     assert plan.main() == 1
-    assert "looser   origin_weather: ttl 21600.0 -> none" in capsys.readouterr().out
+    assert "looser   origin_weather: ttl 6 h -> none" in capsys.readouterr().out
