@@ -32,6 +32,7 @@ from training.fitting import Fitted, fit_role, known_rows
 from training.prepare import prepare
 from training.record import environment
 from training.store import apply, materialize, open_store
+from training.validate import validate_rows
 
 SEED = 7
 Say = Callable[[str], None]
@@ -65,7 +66,7 @@ def train(
     rows = known_rows(pd.read_parquet(settings_.state_dir / "rows.parquet"), at)
     fitted = []
     for role in _roles(asked, before):
-        fitted.append(_fit(store, rows, role, at, seed, estimator_name))
+        fitted.append(_fit(settings_, store, rows, role, at, seed, estimator_name, say))
         say(f"fitted {role} on {fitted[-1].rows:,} rows, AUC {fitted[-1].metrics['auc']:.4f} on the 28 days before")
     seats = _keep(settings_, fitted, before, at, seed, prepared, say)
     filled = materialize(store, contracts(definitions)["primary"], at)
@@ -83,9 +84,20 @@ def _roles(asked: str, before: Roles) -> tuple[Role, ...]:
     return tuple(role for role in ROLES if role == asked)
 
 
-def _fit(store: FeatureStore, rows: pd.DataFrame, role: Role, at: datetime, seed: int, estimator_name: str) -> Fitted:
+def _fit(
+    settings_: Settings,
+    store: FeatureStore,
+    rows: pd.DataFrame,
+    role: Role,
+    at: datetime,
+    seed: int,
+    estimator_name: str,
+    say: Say,
+) -> Fitted:
     contract = contracts(definitions)[estimator.FEATURE_SERVICE[role]]
-    return fit_role(role, join_features(store, rows, contract), contract, at, seed, estimator_name)
+    frame = join_features(store, rows, contract)
+    validate_rows(settings_, role, frame, contract, at, say).require()
+    return fit_role(role, frame, contract, at, seed, estimator_name)
 
 
 def _keep(
