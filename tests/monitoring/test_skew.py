@@ -180,6 +180,33 @@ def test_what_was_never_read_is_counted_and_not_held_against_the_features(world:
     assert (found.parity.unread, found.parity.exact_share) == (REQUESTS, 1.0)
 
 
+def test_of_several_instants_that_explain_the_nearest_is_named(world: World) -> None:
+    slow = {name for view in CONTRACT.views if view.name in ("route_record", "plane_record") for name in view.features}
+    lines = copy.deepcopy(world.logs.predictions)
+    for line, vector in zip(lines, world.joined(lines, lambda line: line["at"] - timedelta(hours=1)), strict=True):
+        line["vector"].update({name: value for name, value in vector.items() if name in slow})
+
+    found = world.audited(lines)
+
+    assert {f.cause.text for f in found.parity.worst if f.cause} == {
+        "the values are those of 1 h earlier: another clock or time zone?"
+    }
+
+
+def test_what_was_never_read_is_not_a_change_of_distribution(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = copy.deepcopy(world.logs.predictions)
+    reference = pd.DataFrame([line["vector"] for line in lines])
+    monkeypatch.setattr("monitoring.skew._sample", lambda *_: ("digest", reference))
+    for line in lines[::2]:
+        line["vector"]["temp"] = None
+        line["fallback_reason"] = "store_unavailable"
+
+    found = world.audited(lines)
+
+    assert found.parity.unread == REQUESTS // 2
+    assert [shift for shift in found.shifts if shift.alarm] == []
+
+
 def test_predictions_are_reproduced_from_vector_and_package(world: World) -> None:
     from service.roles import load_role
 

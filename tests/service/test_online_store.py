@@ -49,7 +49,7 @@ def test_event_times_do_not_depend_on_the_machines_zone(filled: Settings, monkey
 def test_a_reader_does_not_wait_for_a_writer(filled: Settings) -> None:
     lookup = lookup_in(filled)
     writer = sqlite3.connect(filled.state_dir / "online.db", isolation_level=None)
-    writer.execute("BEGIN IMMEDIATE")
+    writer.execute("BEGIN EXCLUSIVE")
     try:
         assert vector(lookup).violations == ()
     finally:

@@ -100,11 +100,15 @@ def known(rows: list[tuple[str, int, int, float]], user: str | None, now: int) -
     return max(past)[2] if past else None
 
 
+# Few moments, a quarter of the TTL apart: ties, borders of the TTL and rows created later are common.
+moments = st.integers(0, 8).map(lambda n: n * 15)
 table_rows = st.lists(
-    st.tuples(st.sampled_from("abc"), st.integers(0, 200), st.integers(0, 200), st.integers(0, 9).map(float)),
+    st.tuples(st.sampled_from("ab"), moments, moments, st.integers(0, 9).map(float)),
     min_size=1, max_size=25, unique_by=lambda r: (r[0], r[1], r[2]),
 )  # fmt: skip
-entity_rows = st.lists(st.tuples(st.sampled_from(["a", "b", "z", None]), st.integers(0, 260)), min_size=1, max_size=25)
+entity_rows = st.lists(
+    st.tuples(st.sampled_from(["a", "b", "z", None]), st.integers(0, 14).map(lambda n: n * 15)), min_size=1, max_size=25
+)
 
 
 @hypothesis_settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -304,3 +308,14 @@ def test_entity_rows_that_cannot_be_joined_are_refused_by_name(shop: Shop, tmp_p
     pd.DataFrame({"user_id": ["a"], **moment}).to_parquet(tmp_path / "few.parquet")
     with pytest.raises(DataError, match=r"no column amount, which on-demand view ratio reads"):
         shop.store.get_historical_features(str(tmp_path / "few.parquet"), ["ratio:share"]).to_df()
+
+
+def test_a_row_whose_creation_is_unknown_is_not_seen_when_creation_counts(shop: Shop, feasts: Shop) -> None:
+    shop.write([("a", 0, 0, 1.0), ("a", 10, 10, 2.0)])
+    frame = pd.read_parquet(shop.path)
+    frame.loc[frame["spent"] == 2.0, "created"] = pd.NaT
+    frame.to_parquet(shop.path)
+
+    for where in (shop, feasts):
+        assert where.read([("a", 20)], ["sales:spent"], filter_by_created_timestamp=True)["spent"].item() == 1.0
+        assert where.read([("a", 20)], ["sales:spent"])["spent"].item() == 2.0
