@@ -11,6 +11,7 @@ from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Float64, Int64, String, UnixTimestamp
 from pydantic import ValidationError
 
+from feature_repo import features as definitions
 from service.contract import Contract, duration
 from service.definitions import contracts
 from service.door import request_model
@@ -98,6 +99,13 @@ def test_the_request_schema_follows_the_closed_set_of_an_entity() -> None:
 def test_a_wrong_tag_is_named(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ContractError, match=message.replace("[", r"\[")):
         shop_contract(**changes)
+
+
+def test_an_unknown_feature_service_is_named_with_those_there_are() -> None:
+    with pytest.raises(
+        ContractError, match="there is no feature service primery; the definitions hold primary, request_only"
+    ):
+        contracts(definitions)["primery"]
 
 
 def test_a_timestamp_cannot_be_a_model_input() -> None:
