@@ -32,7 +32,7 @@ try:
     SETTINGS = settings()
     if not read_roles(SETTINGS.models_dir).seats:
         raise NotReady(f"no models in {SETTINGS.models_dir}; run `make train` first")
-    if Path(sys.argv[0]).name == "bentoml" and sys.argv[1:2] == ["build"]:
+    if "bentoml" in Path(sys.argv[0]).parts[-2:] and sys.argv[1:2] in (["build"], ["deploy"]):
         # A build has no hook of its own (bentoml 1.4.39); it imports this module.
         from feature_repo import features
         from service.changes import refuse as refuse_build

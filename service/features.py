@@ -96,6 +96,11 @@ class OnlineLookup:
             found.update(self._read_views([view], rows[start : start + _AT_ONCE])[0])
         return [found.get(_key_values(view, row), (None, None)) for row in rows]
 
+    def raise_newest(self, view: ViewSpec, at: datetime) -> None:
+        """Tell a store that keeps the newest event time apart from the values what it is."""
+        if hasattr(self._store, "raise_newest"):
+            self._store.raise_newest(self._config, self._tables[view.name], at)
+
     async def newest(self) -> Mapping[str, datetime | None]:
         """Return per view the event time of its newest value; None where it holds nothing.
 

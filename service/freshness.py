@@ -33,10 +33,13 @@ class DataAge:
     While the store cannot be asked, the age of what was last known grows on: silence must not look like freshness.
     """
 
-    def __init__(self, lookup: Dated, views: Sequence[str], clock: Clock, every_s: float) -> None:
+    def __init__(
+        self, lookup: Dated, views: Sequence[str], clock: Clock, every_s: float, patience_s: float = 5.0
+    ) -> None:
         self._lookup = lookup
         self._clock = clock
         self._every_s = every_s
+        self._patience_s = patience_s
         self._newest: dict[str, datetime | None] = dict.fromkeys(views)
         self._reachable = True
         self._task: asyncio.Task[None] | None = None
@@ -53,13 +56,18 @@ class DataAge:
 
     async def look(self) -> None:
         """Ask the store once and set the gauges; NaN where nothing is known."""
+        self._show()
         try:
-            self._newest.update(await self._lookup.newest())
+            async with asyncio.timeout(self._patience_s):
+                self._newest.update(await self._lookup.newest())
             self._reachable = True
         except Exception as error:  # a store may fail in any way; requests notice for themselves
             if self._reachable:
                 logger.warning("the age of the stored features cannot be read: %s", error)
             self._reachable = False
+        self._show()
+
+    def _show(self) -> None:
         now = self._clock.now()
         for view, at in self._newest.items():
             metrics.DATA_AGE.labels(view).set(math.nan if at is None else (now - at).total_seconds())

@@ -12,8 +12,9 @@ from datetime import datetime
 from typing import Any, Literal
 
 from feast import FeatureView
-from feast.infra.online_stores.helpers import _mmh3, _redis_key, compute_versioned_name
-from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig
+from feast.infra.key_encoding_utils import deserialize_entity_key, serialize_entity_key
+from feast.infra.online_stores.helpers import _mmh3, _redis_key, _redis_key_prefix, compute_versioned_name
+from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig, RedisType
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import RepoConfig
@@ -22,13 +23,15 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as LostConnection
 from redis.retry import Retry
 
+from service.errors import StoreError
 from service.online_store import Found, Row, micros, moment
 
-# KEYS: the row's hash. ARGV: timestamp field, seconds and nanoseconds of the new row, seconds to live (0: for ever),
-# then fields and values. The stored timestamp is a protobuf message: field 1 seconds, field 2 nanoseconds, varints.
+# KEYS: the row's hash. ARGV: timestamp field, seconds and nanoseconds of the new row; created field, microseconds when
+# the new row was created; seconds to live (0: for ever); then fields and values. The stored timestamp is a protobuf
+# message: field 1 seconds, field 2 nanoseconds, both varints.
 _WRITE_IF_NEWER = """
 local stored = redis.call('HGET', KEYS[1], ARGV[1])
-local new_s, new_n = tonumber(ARGV[2]), tonumber(ARGV[3])
+local new_s, new_n, new_c = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[5])
 if stored then
   local at, seconds, nanos = 1, 0, 0
   while at <= #stored do
@@ -41,19 +44,26 @@ if stored then
       scale = scale * 128
       at = at + 1
     end
+    if value >= 2^63 then value = value - 2^64 end
     if tag == 8 then seconds = value else nanos = value end
   end
   if seconds > new_s or (seconds == new_s and nanos > new_n) then return 0 end
+  if seconds == new_s and nanos == new_n then
+    local created = tonumber(redis.call('HGET', KEYS[1], ARGV[4]) or '0')
+    if created > new_c then return 0 end
+  end
 end
-redis.call('HSET', KEYS[1], unpack(ARGV, 5))
-if tonumber(ARGV[4]) > 0 then redis.call('EXPIRE', KEYS[1], ARGV[4]) end
+redis.call('HSET', KEYS[1], ARGV[4], ARGV[5], unpack(ARGV, 7))
+if tonumber(ARGV[6]) > 0 then redis.call('EXPIRE', KEYS[1], ARGV[6]) end
 return 1
 """
 _RAISE = """
-local stored = tonumber(redis.call('HGET', KEYS[1], ARGV[1]) or '-1')
-if tonumber(ARGV[2]) > stored then redis.call('HSET', KEYS[1], ARGV[1], ARGV[2]) end
+local stored = redis.call('HGET', KEYS[1], ARGV[1])
+if not stored or tonumber(ARGV[2]) > tonumber(stored) then redis.call('HSET', KEYS[1], ARGV[1], ARGV[2]) end
+if tonumber(ARGV[3]) > 0 then redis.call('EXPIRE', KEYS[1], ARGV[3]) end
 return 1
 """
+_BATCH = 5000
 
 
 class NewestRedisOnlineStoreConfig(RedisOnlineStoreConfig):  # type: ignore[misc]  # feast carries no types
@@ -73,26 +83,34 @@ class NewestRedisOnlineStore(RedisOnlineStore):  # type: ignore[misc]  # same
     def online_write_batch(
         self, config: RepoConfig, table: FeatureView, data: list[Row], progress: Callable[[int], Any] | None
     ) -> None:
-        """Write rows; one older than the one stored is left out, one of the same event time replaces it."""
+        """Write rows; one older than the one stored is left out.
+
+        Of equal event times the row created last wins, and of those the one written last.
+        """
         client = self._get_client(config.online_store)
-        view = _name(config, table)
         script = client.register_script(_WRITE_IF_NEWER)
-        newest = 0
-        with client.pipeline(transaction=False) as pipe:
-            for key, values, at, _ in data:
-                us = micros(at)
-                newest = max(newest, us)
-                stamp = Timestamp(seconds=us // 1_000_000, nanos=us % 1_000_000 * 1000)
-                fields: list[Any] = [f"_ts:{view}", stamp.SerializeToString()]
-                for name, value in values.items():
-                    fields += [_mmh3(f"{view}:{name}"), value.SerializeToString()]
-                head = [f"_ts:{view}", stamp.seconds, stamp.nanos, config.online_store.key_ttl_seconds or 0]
-                script(keys=[_row_key(config, key)], args=[*head, *fields], client=pipe)
-            pipe.execute()
+        view, ttl = _name(config, table), config.online_store.key_ttl_seconds or 0
+        for start in range(0, len(data), _BATCH):
+            with client.pipeline(transaction=False) as pipe:
+                for key, values, at, made in data[start : start + _BATCH]:
+                    stamp = _stamp(at)
+                    created = 0 if made is None else micros(made)
+                    head = [f"_ts:{view}", stamp.seconds, stamp.nanos, f"_created:{view}", created, ttl]
+                    fields: list[Any] = [f"_ts:{view}", stamp.SerializeToString()]
+                    for name, value in values.items():
+                        fields += [_mmh3(f"{view}:{name}"), value.SerializeToString()]
+                    script(keys=[_row_key(config, key)], args=[*head, *fields], client=pipe)
+                pipe.execute()
         if data:
-            client.register_script(_RAISE)(keys=[_newest_key(config)], args=[view, newest])
+            self.raise_newest(config, table, max((at for _, _, at, _ in data), key=micros))
         if progress:
             progress(len(data))
+
+    def raise_newest(self, config: RepoConfig, table: FeatureView, at: datetime) -> None:
+        """Remember that a view holds a value of this event time; an earlier one than known changes nothing."""
+        script = self._get_client(config.online_store).register_script(_RAISE)
+        ttl = config.online_store.key_ttl_seconds or 0
+        script(keys=[_newest_key(config)], args=[_name(config, table), micros(at), ttl])
 
     def read_views(
         self, config: RepoConfig, wanted: Sequence[tuple[FeatureView, list[EntityKey], list[str]]]
@@ -128,12 +146,50 @@ class NewestRedisOnlineStore(RedisOnlineStore):  # type: ignore[misc]  # same
         return {v.name: None if at is None else moment(int(at)) for v, at in zip(views, found, strict=True)}
 
     def delete_table(self, config: RepoConfig, table: FeatureView) -> None:
-        """Remove a view's values."""
-        super().delete_table(config, table)
-        self._get_client(config.online_store).hdel(_newest_key(config), _name(config, table))
+        """Remove a view's values, of this project only.
+
+        Feast (0.67) takes every key that *ends* in the project's name for its own.
+        """
+        client, view = self._get_client(config.online_store), _name(config, table)
+        fields = [f"_ts:{view}", f"_created:{view}", *(_mmh3(f"{view}:{f.name}") for f in table.features)]
+        with client.pipeline(transaction=False) as pipe:
+            for key in self._own_keys(config, table.join_keys):
+                pipe.hdel(key, *fields)
+            pipe.hdel(_newest_key(config), view)
+            pipe.execute()
+
+    def delete_entity_values(self, config: RepoConfig, join_keys: list[str]) -> None:
+        """Remove everything stored for some join keys, of this project only."""
+        client = self._get_client(config.online_store)
+        with client.pipeline(transaction=False) as pipe:
+            for key in self._own_keys(config, join_keys):
+                pipe.delete(key)
+            pipe.execute()
+
+    def teardown(self, config: RepoConfig, tables: Sequence[FeatureView], entities: Sequence[Any]) -> None:
+        """Remove everything of this project."""
+        super().teardown(config, tables, entities)
+        self._get_client(config.online_store).delete(_newest_key(config))
+
+    def _own_keys(self, config: RepoConfig, join_keys: list[str]) -> list[bytes]:
+        project, version = config.project.encode(), config.entity_key_serialization_version
+        pattern = _redis_key_prefix(join_keys) + b"*" + project
+
+        def own(key: bytes) -> bool:
+            part = key[: -len(project)]
+            try:
+                entity = deserialize_entity_key(part, entity_key_serialization_version=version)
+                return bool(serialize_entity_key(entity, entity_key_serialization_version=version) == part)
+            except Exception:  # another project's key, whatever it holds
+                return False
+
+        return [key for key in self._get_client(config.online_store).scan_iter(pattern, count=1000) if own(key)]
 
     def _get_client(self, online_store_config: Any) -> Any:
         if self._client is None:
+            if online_store_config.redis_type == RedisType.redis_cluster:
+                msg = "a Redis cluster is not supported: scripts and the newest event times need one server or Sentinel"
+                raise StoreError(msg)
             timeout = online_store_config.timeout_s
             limits = f"socket_timeout={timeout},socket_connect_timeout={timeout}"
             config = online_store_config.model_copy()
@@ -142,6 +198,11 @@ class NewestRedisOnlineStore(RedisOnlineStore):  # type: ignore[misc]  # same
             # redis-py waits up to 10 s between its own tries; a lost connection is worth one more try, at once.
             client.set_retry(Retry(NoBackoff(), 1, supported_errors=(LostConnection,)))
         return self._client
+
+
+def _stamp(at: datetime) -> Timestamp:
+    seconds, us = divmod(micros(at), 1_000_000)
+    return Timestamp(seconds=seconds, nanos=us * 1000)
 
 
 def _found(reply: Sequence[Any], features: Sequence[str]) -> Found:

@@ -12,6 +12,8 @@ through it as through any other.
 from __future__ import annotations
 
 import sqlite3
+import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -57,6 +59,8 @@ class NewestSqliteOnlineStore(OnlineStore):  # type: ignore[misc]  # same
 
     def __init__(self) -> None:
         self._connection: sqlite3.Connection | None = None
+        # One connection serves all threads of a process; a transaction must not mix with another thread's.
+        self._lock = threading.RLock()
         self._file: tuple[int, int] | None = None
 
     def online_write_batch(
@@ -76,7 +80,7 @@ class NewestSqliteOnlineStore(OnlineStore):  # type: ignore[misc]  # same
             "WHERE excluded.event_us > old.event_us OR (excluded.event_us = old.event_us "
             "AND coalesce(excluded.created_us, 0) >= coalesce(old.created_us, 0))"
         )
-        with self._open(config) as connection:
+        with self._lock, self._open(config) as connection:
             connection.executemany(sql, rows)
         if progress:
             progress(len(rows))
@@ -89,7 +93,6 @@ class NewestSqliteOnlineStore(OnlineStore):  # type: ignore[misc]  # same
         requested_features: list[str] | None = None,
     ) -> list[Found]:
         """Return event time and values per key, in order; ``(None, None)`` for a key that is not there."""
-        connection = self._open(config)
         keys = [_key(config, key) for key in entity_keys]
         found: dict[bytes, Found] = {}
         for start in range(0, len(keys), _MOST_KEYS):
@@ -98,16 +101,19 @@ class NewestSqliteOnlineStore(OnlineStore):  # type: ignore[misc]  # same
                 f"SELECT entity_key, event_us, features FROM {_table(config, table)} "
                 f"WHERE entity_key IN ({','.join('?' * len(part))})"
             )
-            for key, at, features in connection.execute(sql, part):
+            with self._lock:
+                rows = self._open(config).execute(sql, part).fetchall()
+            for key, at, features in rows:
                 found[key] = (moment(at), _unpacked(features, requested_features))
         return [found.get(key, (None, None)) for key in keys]
 
     def newest(self, config: RepoConfig, tables: Iterable[FeatureView]) -> Mapping[str, datetime | None]:
         """Event time of the newest value of every view; None where it holds nothing."""
-        connection = self._open(config)
         answer = {}
         for table in tables:
-            ((at,),) = connection.execute(f"SELECT max(event_us) FROM {_table(config, table)}").fetchall()
+            with self._lock:
+                sql = f"SELECT max(event_us) FROM {_table(config, table)}"
+                ((at,),) = self._open(config).execute(sql).fetchall()
             answer[table.name] = None if at is None else moment(at)
         return answer
 
@@ -121,7 +127,7 @@ class NewestSqliteOnlineStore(OnlineStore):  # type: ignore[misc]  # same
         partial: bool,
     ) -> None:
         """Make and drop tables as Feast's ``apply`` asks."""
-        with self._open(config) as connection:
+        with self._lock, self._open(config) as connection:
             for table in tables_to_delete:
                 connection.execute(f"DROP TABLE IF EXISTS {_table(config, table)}")
             for table in tables_to_keep:
@@ -129,6 +135,8 @@ class NewestSqliteOnlineStore(OnlineStore):  # type: ignore[misc]  # same
                     f"CREATE TABLE IF NOT EXISTS {_table(config, table)} (entity_key BLOB PRIMARY KEY, "
                     "event_us INTEGER NOT NULL, created_us INTEGER, features BLOB NOT NULL) WITHOUT ROWID"
                 )
+                index = _table(config, table, "_event_us")
+                connection.execute(f"CREATE INDEX IF NOT EXISTS {index} ON {_table(config, table)} (event_us)")
 
     def teardown(self, config: RepoConfig, tables: Sequence[FeatureView], entities: Sequence[Any]) -> None:
         """Remove the file."""
@@ -153,7 +161,16 @@ class NewestSqliteOnlineStore(OnlineStore):  # type: ignore[misc]  # same
             uri = f"{path.absolute().as_uri()}?mode={'ro' if store.read_only else 'rwc'}"
             connection = sqlite3.connect(uri, uri=True, timeout=store.timeout_s, check_same_thread=False)
             try:
-                _check_layout(connection, path, fresh=not store.read_only)
+                if not store.read_only:
+                    _lay_out(connection, store.timeout_s)
+                _check_layout(connection, path)
+            except sqlite3.OperationalError as error:
+                connection.close()
+                if store.read_only and "readonly" in str(error):
+                    # A reader of a write-ahead log keeps a file of its own beside it.
+                    msg = f"online store {path} is in a folder this process may not write; SQLite needs that to read it"
+                    raise StoreError(msg) from error
+                raise
             except BaseException:
                 connection.close()
                 raise
@@ -167,15 +184,34 @@ class NewestSqliteOnlineStore(OnlineStore):  # type: ignore[misc]  # same
         self._connection = None
 
 
-def _check_layout(connection: sqlite3.Connection, path: Path, *, fresh: bool) -> None:
+def _lay_out(connection: sqlite3.Connection, patience_s: float) -> None:
+    """Give an empty file its layout; of several processes that try at once one does and the others wait."""
+    ((version,),) = connection.execute("PRAGMA user_version").fetchall()
+    if version:
+        return
+    end = time.monotonic() + patience_s
+    while True:
+        try:
+            # Changing the journal does not wait for locks (sqlite 3.40).
+            connection.execute("PRAGMA journal_mode=WAL")
+            break
+        except sqlite3.OperationalError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.02)
+    connection.execute("BEGIN IMMEDIATE")
     ((version,),) = connection.execute("PRAGMA user_version").fetchall()
     ((tables,),) = connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
     if version == 0 and tables == 0:
-        if fresh:
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute(f"PRAGMA user_version={LAYOUT}")
-        return
-    if version != LAYOUT:
+        connection.execute(f"PRAGMA user_version={LAYOUT}")
+    connection.execute("COMMIT")
+
+
+def _check_layout(connection: sqlite3.Connection, path: Path) -> None:
+    ((version, tables),) = connection.execute(
+        "SELECT user_version, (SELECT count(*) FROM sqlite_master) FROM pragma_user_version"
+    ).fetchall()
+    if version != LAYOUT and (version or tables):
         msg = (
             f"online store {path} has layout {version}, this version reads {LAYOUT}; remove the file and run "
             "`make materialize`"
@@ -191,9 +227,9 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _table(config: RepoConfig, table: FeatureView) -> str:
+def _table(config: RepoConfig, table: FeatureView, suffix: str = "") -> str:
     name: str = compute_table_id(config.project, table, config.registry.enable_online_feature_view_versioning)
-    return '"' + name.replace('"', '""') + '"'
+    return '"' + (name + suffix).replace('"', '""') + '"'
 
 
 def _key(config: RepoConfig, key: EntityKey) -> bytes:

@@ -12,6 +12,8 @@ import pandas as pd
 import pytest
 from feast import FeatureStore
 from feast.infra.online_stores.helpers import get_online_store_from_config
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.protos.feast.types.Value_pb2 import Value
 
 from feature_repo import features as definitions
 from service.feature_store import repo_config
@@ -88,6 +90,31 @@ class OnlineStoreTests:
         store.write_to_online_store("origin_traffic", traffic(8.0, NOW))
 
         assert found(lookup_in(settings)).values["origin_traffic"]["origin_dep_delay_3h"] == 8.0
+
+    def test_of_equal_event_times_the_row_created_last_wins(self, settings: Settings, store: FeatureStore) -> None:
+        view = store.get_feature_view("origin_traffic")
+        online = get_online_store_from_config(store.config.online_store)
+        key = EntityKey(join_keys=["origin"], entity_values=[Value(string_val="EWR")])
+        for value, created in ((1.0, NOW + timedelta(hours=1)), (2.0, NOW), (3.0, None)):
+            values = {"origin_dep_delay_3h": Value(double_val=value), "origin_departures_3h": Value(int64_val=1)}
+            online.online_write_batch(store.config, view, [(key, values, NOW, created)], None)
+
+        assert found(lookup_in(settings)).values["origin_traffic"]["origin_dep_delay_3h"] == 1.0
+
+    def test_a_row_of_before_1970_can_be_replaced(self, settings: Settings, store: FeatureStore) -> None:
+        store.write_to_online_store("origin_traffic", traffic(1.0, datetime(1969, 7, 20, tzinfo=UTC), origin="JFK"))
+        store.write_to_online_store("origin_traffic", traffic(2.0, NOW, origin="JFK"))
+
+        (stored,) = lookup_in(settings).read([parsed_request(origin="JFK")])
+        assert stored.values["origin_traffic"]["origin_dep_delay_3h"] == 2.0
+
+    def test_nothing_is_left_after_a_teardown(self, settings: Settings, store: FeatureStore) -> None:
+        store.teardown()
+        store_rows(settings, {})
+        lookup = lookup_in(settings)
+
+        assert found(lookup).values == {}
+        assert asyncio.run(lookup.newest()) == dict.fromkeys(STORED)
 
     def test_of_many_writers_the_newest_row_wins(self, settings: Settings, store: FeatureStore) -> None:
         moments = [NOW + timedelta(minutes=m) for m in range(60)]

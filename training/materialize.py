@@ -17,7 +17,7 @@ from service.errors import UnderstudyError
 from service.settings import Settings, settings
 from service.vector import describe
 from training.prepare import prepare
-from training.store import Filled, apply, materialize, open_store
+from training.store import Filled, apply, materialize, named_faults, open_store
 
 
 def fill(settings_: Settings, at: datetime, raw: Path | None = None, *, progress: bool = False) -> list[Filled]:
@@ -27,9 +27,10 @@ def fill(settings_: Settings, at: datetime, raw: Path | None = None, *, progress
         UnderstudyError: when a table is damaged or the store cannot be written; what was stored stays.
     """
     prepare(settings_, raw)
-    store = open_store(settings_)
-    apply(store, settings_)
-    return materialize(store, contracts(definitions)["primary"], at, progress=progress)
+    with named_faults(settings_):
+        store = open_store(settings_)
+        apply(store, settings_)
+        return materialize(store, contracts(definitions)["primary"], at, progress=progress)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

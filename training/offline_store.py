@@ -10,6 +10,7 @@ rows may be a frame, a SQL query or the path of a parquet file; they are joined 
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -35,6 +36,7 @@ from service.errors import DataError
 ROW = "__row"
 AT = "__at"
 SEEN = "__seen"
+_LONGEST_PATH = 200
 
 
 class AsofOfflineStoreConfig(DuckDBOfflineStoreConfig):  # type: ignore[misc]  # feast carries no types
@@ -159,6 +161,7 @@ class AsofRetrievalJob(RetrievalJob):  # type: ignore[misc]  # same
         self._steps = [_Step(view, self._refs, full_feature_names) for view in on_demand]
         self._chunk_rows = chunk_rows
         names = [*entities.columns, *(name for join in joins for name in join.columns.values())]
+        names += [name for step in self._steps for name in step.outputs]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             msg = f"column {', '.join(twice)} is in the entity rows and in a feature view; rename or drop it there"
             raise DataError(msg)
@@ -186,7 +189,7 @@ class AsofRetrievalJob(RetrievalJob):  # type: ignore[misc]  # same
         else:
             with _connection() as connection:
                 at = f"{_quoted(stamp)}::TIMESTAMPTZ"
-                sql = f"SELECT min({at}), max({at}) FROM ({self._entities.source})"
+                sql = f"SELECT min({at}), max({at}) FROM ({self._entities.source}\n)"
                 ((first, last),) = connection.sql(sql).fetchall()
         return RetrievalMetadata(self._refs, [c for c in self._entities.columns if c != stamp], first, last)
 
@@ -205,17 +208,18 @@ class AsofRetrievalJob(RetrievalJob):  # type: ignore[misc]  # same
         The file appears when it is whole: a killed join leaves none.
         """
         target, rows = Path(path), 0
-        partial = target.with_name(f".{target.name}.partial")
-        writer: pq.ParquetWriter | None = None
-        try:
-            for table in self.batches():
-                writer = writer or pq.ParquetWriter(partial, table.schema)
-                writer.write_table(table)
-                rows += table.num_rows
-        finally:
-            if writer is not None:
-                writer.close()
-        partial.replace(target)
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
+            partial = Path(folder) / target.name
+            writer: pq.ParquetWriter | None = None
+            try:
+                for table in self.batches():
+                    writer = writer or pq.ParquetWriter(partial, table.schema)
+                    writer.write_table(table)
+                    rows += table.num_rows
+            finally:
+                if writer is not None:
+                    writer.close()
+            partial.replace(target)
         return rows
 
     def event_times(self) -> pa.Table:
@@ -240,11 +244,15 @@ class AsofRetrievalJob(RetrievalJob):  # type: ignore[misc]  # same
         with _connection() as connection:
             connection.register("given", chunk)
             stamp = _quoted(self._entities.stamp)
-            # Text and naive timestamps mean UTC, as they do to Feast.
-            connection.execute(
-                f"CREATE TEMP TABLE entities AS SELECT * REPLACE ({stamp}::TIMESTAMPTZ AS {stamp}), "
-                f"row_number() OVER () AS {ROW} FROM given"
-            )
+            try:
+                # Text and naive timestamps mean UTC, as they do to Feast.
+                connection.execute(
+                    f"CREATE TEMP TABLE entities AS SELECT * REPLACE ({stamp}::TIMESTAMPTZ AS {stamp}), "
+                    f"row_number() OVER () AS {ROW} FROM given"
+                )
+            except duckdb.Error as error:
+                msg = f"column {self._entities.stamp} of the entity rows holds no moments ({_line(error)})"
+                raise DataError(msg) from error
             ((first, last),) = connection.sql(f"SELECT min({stamp}), max({stamp}) FROM entities").fetchall()
             picked, joined = ["e.*"], ["entities e"]
             for number, join in enumerate(self._joins):
@@ -254,10 +262,26 @@ class AsofRetrievalJob(RetrievalJob):  # type: ignore[misc]  # same
                 conditions = " AND ".join([*equal, f"e.{stamp} >= {f}.{SEEN}"])
                 joined.append(f"ASOF LEFT JOIN ({_table(join, first, last)}) {f} ON {conditions}")
             sql = f"SELECT {', '.join(picked)} FROM {' '.join(joined)} ORDER BY e.{ROW}"
+            self._refuse_other_key_types(chunk.schema)
             try:
                 return connection.sql(sql).to_arrow_table().drop_columns([ROW])
             except duckdb.Error as error:
                 raise DataError(self._fault(error)) from error
+
+    def _refuse_other_key_types(self, given: pa.Schema) -> None:
+        """DuckDB would compare text with numbers by turning one into the other: '007' would be 7."""
+        for join in self._joins:
+            try:
+                table = pq.ParquetDataset(join.path).schema
+            except (OSError, pa.ArrowException):
+                continue  # the join itself will say what is wrong with the table
+            for theirs, mine in join.keys.items():
+                if mine not in given.names or theirs not in table.names:
+                    continue
+                kinds = given.field(mine).type, table.field(theirs).type
+                if _is_text(kinds[0]) != _is_text(kinds[1]) and not pa.types.is_null(kinds[0]):
+                    msg = f"join key {mine} is {kinds[0]} in the entity rows and {kinds[1]} in {join.view}; convert one"
+                    raise DataError(msg)
 
     def _fault(self, error: duckdb.Error) -> str:
         for join in self._joins:
@@ -292,6 +316,7 @@ class _Step:
         self._inputs = [*((name, name) for name in view.get_request_data_schema()), *stored]
         name = view.projection.name_to_use()
         wanted = [ref.split(":", 1)[1] for ref in refs if ref.split(":", 1)[0] == name]
+        self.outputs = tuple(f"{_base(view.projection)}__{feature}" if full else feature for feature in wanted)
         self._outputs = {feature: f"{_base(view.projection)}__{feature}" if full else feature for feature in wanted}
         self._types = {f.name: feast_value_type_to_pa(f.dtype.to_value_type()) for f in view.features}
 
@@ -303,15 +328,19 @@ class _Step:
         # Other modes and one-row functions are rare and run as Feast runs them.
         if self._view.mode != "python" or self._view.singleton:
             computed = self._view.transform_arrow(table.select([column for column, _ in self._inputs]), self._full)
-            for name in self._outputs.values():
-                table = table.append_column(name, computed[name])
+            for feature, name in self._outputs.items():
+                table = table.append_column(name, computed[name].cast(self._types[feature]))
             return table
         inputs = {}
         for column, name in self._inputs:
             if column not in lists:
                 lists[column] = plain(table[column])
-            inputs[name] = lists[column]
+            # A copy of its own: what one function does to its input must not reach the next.
+            inputs[name] = list(lists[column])
         answers = self._view.feature_transformation.udf(inputs)
+        if missing := sorted(set(self._outputs) - set(answers)):
+            msg = f"on-demand view {self._view.name} returns no {', '.join(missing)}, which it declares"
+            raise DataError(msg)
         for feature, name in self._outputs.items():
             table = table.append_column(name, pa.array(answers[feature], self._types[feature]))
         return table
@@ -342,14 +371,19 @@ def _entities(given: pd.DataFrame | str) -> Entities:
         frame = given
         if not isinstance(given[stamp].dtype, pd.DatetimeTZDtype):
             frame = given.copy(deep=False)
-            frame[stamp] = pd.to_datetime(given[stamp], utc=True)
+            try:
+                frame[stamp] = pd.to_datetime(given[stamp], utc=True)
+            except ValueError as error:
+                msg = f"column {stamp} of the entity rows holds no moments ({_line(error)})"
+                raise DataError(msg) from error
         return Entities(frame, stamp, tuple(str(c) for c in given.columns))
     sql = given.strip().rstrip(";")
-    if Path(sql).suffix == ".parquet" or Path(sql).is_dir():
+    # A query is no path, and too long for one to be asked about.
+    if len(sql) < _LONGEST_PATH and (Path(sql).suffix == ".parquet" or Path(sql).is_dir()):
         sql = f"FROM read_parquet('{_escaped(sql)}')"
     try:
         with _connection() as connection:
-            types = dict(connection.sql(f"SELECT * FROM ({sql}) LIMIT 0").df().dtypes)
+            types = dict(connection.sql(f"SELECT * FROM ({sql}\n) LIMIT 0").df().dtypes)
     except duckdb.Error as error:
         msg = f"the entity rows cannot be read from {given!r} ({_line(error)}); give a frame, SQL or a parquet file"
         raise DataError(msg) from error
@@ -358,7 +392,11 @@ def _entities(given: pd.DataFrame | str) -> Entities:
 
 def _schema(frame: pd.DataFrame) -> pa.Schema:
     """Its types as Arrow's, the same for every chunk; a column without any value is text."""
-    schema = pa.Schema.from_pandas(frame, preserve_index=False)
+    try:
+        schema = pa.Schema.from_pandas(frame, preserve_index=False)
+    except pa.ArrowException as error:
+        msg = f"the entity rows have a column of mixed types ({_line(error)}); give it one type"
+        raise DataError(msg) from error
     return pa.schema([f.with_type(pa.string()) if pa.types.is_null(f.type) else f for f in schema])
 
 
@@ -387,9 +425,9 @@ def _table(join: Join, first: datetime | None, last: datetime | None) -> str:
     sql = f"SELECT {picked}{stamp} AS {AT}, {seen} AS {SEEN} FROM read_parquet('{_escaped(join.path)}')"
     limits = []
     if last is not None and first is not None:
-        limits.append(f"{_quoted(join.stamp)} <= {_moment(last)}")
+        limits.append(f"{stamp} <= {_moment(last)}")
         if join.ttl is not None:
-            limits.append(f"{_quoted(join.stamp)} >= {_moment(first - join.ttl)}")
+            limits.append(f"{stamp} >= {_moment(first - join.ttl)}")
     if join.by_created and created:
         limits.append(f"{created} IS NOT NULL")
     sql += f" WHERE {' AND '.join(limits)}" if limits else ""
@@ -400,7 +438,7 @@ def _table(join: Join, first: datetime | None, last: datetime | None) -> str:
         rank = f"row({stamp}, {created})"
         return f"{sql} QUALIFY {rank} >= max({rank}) OVER (PARTITION BY {keys} ORDER BY {seen})"
     order = f"{created} DESC NULLS LAST"
-    return f"{sql} QUALIFY row_number() OVER (PARTITION BY {keys}, {_quoted(join.stamp)} ORDER BY {order}) = 1"
+    return f"{sql} QUALIFY row_number() OVER (PARTITION BY {keys}, {stamp} ORDER BY {order}) = 1"
 
 
 def _join(view: FeatureView, refs: Sequence[str], full: bool, by_created: bool) -> Join:
@@ -416,7 +454,7 @@ def _join(view: FeatureView, refs: Sequence[str], full: bool, by_created: bool) 
         keys={raw.get(k, k): v for k, v in keys.items()},
         columns={raw.get(c, c): n for c, n in columns.items()},
         stamp=raw.get(source.timestamp_field, source.timestamp_field),
-        created=source.created_timestamp_column or None,
+        created=raw.get(source.created_timestamp_column, source.created_timestamp_column) or None,
         ttl=view.ttl if view.ttl and view.ttl > timedelta(0) else None,
         by_created=by_created,
     )
@@ -434,6 +472,12 @@ def _is_local_parquet(view: FeatureView) -> bool:
         and "://" not in str(source.path)
         and (source.file_format is None or "Parquet" in type(source.file_format).__name__)
     )
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        return _is_text(kind.value_type)
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def _moment(at: datetime) -> str:

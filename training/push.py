@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
@@ -23,7 +24,7 @@ from service.definitions import contracts
 from service.errors import DataError, NotReady, UnderstudyError
 from service.settings import settings
 from training.conform import STAMP, conform_view
-from training.store import open_store
+from training.store import named_faults, open_store
 
 BATCH = 1000
 # A feature writer's clock may run a little ahead of ours.
@@ -65,19 +66,37 @@ def _view(contract: Contract, name: str) -> ViewSpec:
 def _typed(rows: pd.DataFrame, definition: FeatureView) -> pd.DataFrame:
     """The rows with the types Feast writes; text that is no moment, or no number, is refused."""
     kinds = {field.name: str(field.dtype) for field in definition.features} | {STAMP: "UnixTimestamp"}
+    kinds |= {field.name: str(field.dtype) for field in definition.entity_columns}
     table = rows.copy()
     for column in table.columns.intersection(list(kinds)):
+        kind = kinds[column]
+        if wrong := [v for v in table[column] if not _is_a(kind, v)]:
+            msg = f"{definition.name}.{column}: {wrong[0]!r} is not {kind}; send {kind} values"
+            raise DataError(msg)
         try:
-            if kinds[column] == "UnixTimestamp":
+            if kind == "UnixTimestamp":
                 table[column] = pd.to_datetime(table[column], utc=True, format="ISO8601").astype("datetime64[us, UTC]")
-            elif kinds[column].startswith("Float"):
+            elif kind.startswith("Float"):
                 table[column] = table[column].astype("float64")
-            elif kinds[column].startswith("Int"):
+            elif kind.startswith("Int"):
                 table[column] = table[column].astype("int64" if table[column].notna().all() else "Int64")
-        except (ValueError, TypeError) as error:
-            msg = f"{definition.name}.{column}: {error}; send {kinds[column]} values"
+        except (ValueError, TypeError, OverflowError) as error:
+            msg = f"{definition.name}.{column}: {error}; send {kind} values"
             raise DataError(msg) from None
     return table
+
+
+def _is_a(kind: str, value: Any) -> bool:
+    """Whether a JSON value may stand for a type; null may for any."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return True
+    if isinstance(value, bool):
+        return kind == "Bool"
+    if kind.startswith("Float"):
+        return isinstance(value, int | float)
+    if kind.startswith("Int"):
+        return isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    return isinstance(value, str) or kind not in ("String", "UnixTimestamp")
 
 
 def _lines(lines: Iterable[str]) -> Iterator[tuple[int, list[dict[str, Any]]]]:
@@ -109,15 +128,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not (settings().state_dir / "registry.db").exists():
             msg = f"{settings().state_dir} holds no feature registry; run `make train` first"
             raise NotReady(msg)
-        store, contract = open_store(settings()), contracts(definitions)["primary"]
+        contract = contracts(definitions)["primary"]
         latest = pd.Timestamp(clock_from(settings().clock).now() + AHEAD)
-        with open(0 if args.file == "-" else args.file, encoding="utf-8") as lines:  # noqa: PTH123  # 0 is stdin
+        source = 0 if args.file == "-" else args.file
+        with named_faults(settings()), open(source, encoding="utf-8") as lines:  # noqa: PTH123  # 0 is stdin
+            store = open_store(settings())
             for first, rows in _lines(lines):
                 try:
                     pushed += push(store, contract, args.view, pd.DataFrame(rows), latest)
                 except DataError as error:
                     msg = f"lines {first} to {first + len(rows) - 1}: {error}"
                     raise DataError(msg) from None
+    except UnicodeDecodeError as error:
+        print(f"push: {args.file} is not UTF-8 text ({error}) ({pushed} rows were pushed before)", file=sys.stderr)
+        return 2
     except (UnderstudyError, OSError) as error:
         print(f"push: {error} ({pushed} rows were pushed before)", file=sys.stderr)
         return 2

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -11,17 +13,40 @@ from typing import Any
 import duckdb
 import pandas as pd
 from feast import Entity, FeatureService, FeatureStore, FeatureView, OnDemandFeatureView
+from feast.errors import FeastObjectNotFoundException
+from google.protobuf.message import DecodeError
+from redis.exceptions import RedisError
 from tqdm import tqdm
 
 from feature_repo import features as definitions
 from service.contract import Contract
-from service.errors import DataError
+from service.errors import DataError, NotReady, StoreError
 from service.feature_store import repo_config
 from service.features import OnlineLookup
 from service.settings import Settings
 
 STAMP = "event_timestamp"
 BATCH = 5000
+
+
+@contextmanager
+def named_faults(settings: Settings) -> Iterator[None]:
+    """Turn what Feast, SQLite and Redis raise about their files and servers into errors that name the fix.
+
+    Raises:
+        StoreError: when the online store cannot be reached, is locked or damaged.
+        NotReady: when the registry is missing, empty or damaged.
+    """
+    where = f"Redis at {settings.redis.split(',')[0]}" if settings.feature_store == "redis" else "the online store"
+    registry = settings.state_dir / "registry.db"
+    try:
+        yield
+    except (sqlite3.Error, RedisError) as error:
+        msg = f"{where} cannot be used ({error}); what it holds is unchanged: start or repair it and run this again"
+        raise StoreError(msg) from error
+    except (DecodeError, FeastObjectNotFoundException) as error:
+        msg = f"the feature registry {registry} is empty or damaged ({error}); remove it and run `make train`"
+        raise NotReady(msg) from error
 
 
 def open_store(settings: Settings) -> FeatureStore:
@@ -76,13 +101,16 @@ def newest_rows(view: FeatureView, at: datetime) -> pd.DataFrame:
     """
     source = view.batch_source
     path = str(source.path).replace("'", "''")
+    raw = {new: old for old, new in source.field_mapping.items()}
     stamp, created = source.timestamp_field, source.created_timestamp_column
     names = [*view.join_keys, *(f.name for f in view.features), stamp, *([created] if created else [])]
-    columns = ", ".join(f'"{name}"' for name in names)
+    # Nanoseconds cannot be compared with a moment, nor written online (duckdb 2.0, feast 0.67).
+    kinds = dict.fromkeys([stamp, created], "::TIMESTAMPTZ")
+    columns = ", ".join(f'"{raw.get(n, n)}"{kinds.get(n, "")} AS "{n}"' for n in names)
     keys = ", ".join(f'"{key}"' for key in view.join_keys)
     order = f'"{stamp}" DESC' + (f', "{created}" DESC NULLS LAST' if created else "")
     sql = (
-        f"SELECT {columns} FROM read_parquet('{path}') WHERE \"{stamp}\" <= ? "
+        f"SELECT * FROM (SELECT {columns} FROM read_parquet('{path}')) WHERE \"{stamp}\" <= ? "
         f"QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY {order}) = 1 ORDER BY {keys}"
     )
     try:
@@ -120,8 +148,11 @@ def materialize(store: FeatureStore, contract: Contract, at: datetime, *, progre
                 part = todo.iloc[start : start + BATCH]
                 store.write_to_online_store(view.name, part)
                 bar.update(len(part))
-        last = rows[STAMP].max() if len(rows) else None
-        filled.append(Filled(view.name, len(rows), len(todo), last and last.to_pydatetime()))
+        last = rows[STAMP].max().to_pydatetime() if len(rows) else None
+        if last is not None:
+            # A run killed between rows and this note would leave it undone for ever.
+            lookup.raise_newest(view, last)
+        filled.append(Filled(view.name, len(rows), len(todo), last))
     return filled
 
 

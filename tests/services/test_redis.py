@@ -17,12 +17,15 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from deploy.demo import free_port
+from service.errors import StoreError
 from service.feature_store import repo_config
+from service.online_redis import NewestRedisOnlineStore
 from service.settings import Settings
 from tests.bundle import NOW, REQUEST, STORED, make_bundle, settings_in, store_rows
 from tests.online import OnlineStoreTests, found, lookup_in, traffic, vector
 from tests.serving import served
 from tests.training.test_materialize import content, filled, tables
+from training import materialize
 
 pytestmark = pytest.mark.services
 
@@ -100,6 +103,52 @@ def test_materialize_fills_it_once_and_completely(settings: Settings, tmp_path: 
     assert filled(made) == 0
     assert content(made) == first
     assert sum(at is not None for at, _ in first["plane_record"]) == 500
+
+
+def test_a_run_killed_before_it_noted_the_newest_time_is_finished_by_the_next(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = tables(tmp_path / "tables", planes=20).model_copy(update={"feature_store": "redis", "redis": settings.redis})
+    with monkeypatch.context() as patch:
+        patch.setattr(NewestRedisOnlineStore, "raise_newest", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            filled(made)
+
+    filled(made)
+
+    assert None not in asyncio.run(lookup_in(made).newest()).values()
+
+
+def test_projects_on_one_server_do_not_touch_each_other(settings: Settings) -> None:
+    store_rows(settings, STORED)
+    config = repo_config(settings)
+    other = config.model_copy(update={"project": "study"})
+    views = [FeatureStore(config=config).get_feature_view(name) for name in STORED]
+    online = NewestRedisOnlineStore()
+
+    online.update(other, views, [], [], [], partial=True)
+    online.delete_entity_values(other, ["origin"])
+
+    assert vector(lookup_in(settings)).violations == ()
+
+
+def test_a_cluster_is_refused_by_name(settings: Settings) -> None:
+    config = repo_config(settings)
+    config.online_store.redis_type = "redis_cluster"
+
+    with pytest.raises(StoreError, match="a Redis cluster is not supported"):
+        NewestRedisOnlineStore().newest(config, [])
+
+
+def test_a_command_names_a_server_that_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = tables(tmp_path, planes=3).model_copy(update={"feature_store": "redis", "redis": f"127.0.0.1:{free_port()}"})
+    monkeypatch.setattr(materialize, "settings", lambda: made)
+    monkeypatch.setattr(materialize, "prepare", lambda *_: None)
+
+    assert materialize.main(["--as-of", "2013-03-25"]) == 2
+    assert "Redis at 127.0.0.1" in capsys.readouterr().err
 
 
 def test_a_killed_server_is_an_error_at_once_and_heals_when_it_is_back(settings: Settings, server: Server) -> None:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from service.errors import DataError
 from training.offline_store import AsofOfflineStore
+from training.store import newest_rows
 
 ZERO = datetime(2013, 1, 1, tzinfo=UTC)
 TTL = timedelta(minutes=60)
@@ -32,6 +33,7 @@ class Shop:
     """A small Feast repository of another problem in a folder."""
 
     def __init__(self, folder: Path, *, created: bool = True, store: str = STORE, chunk_rows: int = 7) -> None:
+        folder.mkdir(exist_ok=True)
         self.path = folder / "sales.parquet"
         self.prices_path = folder / "prices.parquet"
         # A few rows at a time, so that every test crosses the border between chunks.
@@ -319,3 +321,46 @@ def test_a_row_whose_creation_is_unknown_is_not_seen_when_creation_counts(shop: 
     for where in (shop, feasts):
         assert where.read([("a", 20)], ["sales:spent"], filter_by_created_timestamp=True)["spent"].item() == 1.0
         assert where.read([("a", 20)], ["sales:spent"])["spent"].item() == 2.0
+
+
+@pytest.mark.parametrize("aware", [True, False])
+@pytest.mark.parametrize("unit", ["ns", "us", "ms", "s"])
+def test_feature_times_may_have_any_unit_and_when_naive_mean_utc(shop: Shop, unit: str, aware: bool) -> None:
+    shop.write([("a", 0, 0, 1.0), ("a", 10, 10, 2.0)])
+    frame = pd.read_parquet(shop.path)
+    for column in ("ts", "created"):
+        moments = frame[column].astype(f"datetime64[{unit}, UTC]")
+        frame[column] = moments if aware else moments.dt.tz_localize(None)
+    frame.to_parquet(shop.path)
+
+    for by_created in (False, True):
+        found = shop.read([("a", 9), ("a", 10)], ["sales:spent"], filter_by_created_timestamp=by_created)
+        assert found["spent"].tolist() == [1.0, 2.0]
+    assert newest_rows(shop.sales, at(9))["spent"].tolist() == [1.0]
+    assert str(newest_rows(shop.sales, at(10))["ts"].dtype) == "datetime64[us, UTC]"
+
+
+def test_renamed_columns_and_integer_keys_join_as_well(tmp_path: Path) -> None:
+    path = tmp_path / "raw.parquet"
+    rows = {"USER": [1, 1, 2], "when": [at(0), at(10), at(5)], "made": [at(0), at(10), at(5)], "AMT": [1.0, 2.0, 3.0]}
+    pd.DataFrame(rows).to_parquet(path)
+    for store in (STORE, "duckdb"):
+        shop = Shop(tmp_path / store, store=store)
+        source = FileSource(
+            path=str(path), timestamp_field="event", created_timestamp_column="made",
+            field_mapping={"USER": "uid", "when": "event", "AMT": "amount_spent"},
+        )  # fmt: skip
+        view = FeatureView(
+            name="mapped", entities=[Entity(name="uid", join_keys=["uid"], value_type=ValueType.INT64)], source=source,
+            ttl=TTL, schema=[Field(name="uid", dtype=Int64), Field(name="amount_spent", dtype=Float64)],
+        )  # fmt: skip
+        shop.store.apply([Entity(name="uid", join_keys=["uid"], value_type=ValueType.INT64), view])
+        frame = pd.DataFrame({"uid": [2, 1, 1, 3], "event_timestamp": [at(5), at(9), at(10), at(10)]})
+
+        found = (
+            shop.store.get_historical_features(frame, ["mapped:amount_spent"])
+            .to_df()
+            .sort_values(["uid", "event_timestamp"])
+        )
+
+        assert found["amount_spent"].fillna(-1).tolist() == [1.0, 2.0, 3.0, -1.0]
