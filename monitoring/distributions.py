@@ -22,6 +22,8 @@ KS_LIMIT, KS_ALPHA = 0.1, 0.01
 # Null rates may differ by this much.
 NULLS_LIMIT = 0.05
 LEAST_ROWS = 100
+# A feature is missing when so many nulls in a row would be this unlikely with training's null rate.
+MISSING_P, MISSING_ROWS = 1e-3, 10
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def shifts(training: pd.DataFrame, serving: pd.DataFrame, contract: Contract) ->
 def _shift(spec: FieldSpec, training: pd.DataFrame, serving: pd.DataFrame) -> Shift:
     before: pd.Series[Any] = training[spec.name]
     after: pd.Series[Any] = serving[spec.name] if spec.name in serving else pd.Series([None] * len(serving))
-    nulls = float(before.isna().mean()), float(after.isna().mean()) if len(after) else 1.0
+    nulls = float(before.isna().mean()), float(after.isna().mean()) if len(after) else 0.0
     known = before.dropna(), after.dropna()
     index: float | None = None
     distance: float | None = None
@@ -74,11 +76,11 @@ def _shift(spec: FieldSpec, training: pd.DataFrame, serving: pd.DataFrame) -> Sh
             a, b = (np.asarray(k, dtype=np.float64) for k in known)
             index, (distance, p_value) = psi(a, b), ks(a, b)
     alarm = ""
-    if nulls[1] == 1 and nulls[0] < 1:
+    if nulls[1] == 1 and len(after) >= MISSING_ROWS and nulls[0] ** len(after) < MISSING_P:
         alarm = "missing"
     elif _is_shift(index, distance, p_value):
         alarm = "shifted"
-    elif abs(nulls[1] - nulls[0]) > NULLS_LIMIT:
+    elif len(after) >= LEAST_ROWS and abs(nulls[1] - nulls[0]) > NULLS_LIMIT:
         alarm = "nulls"
     return Shift(spec.name, index, distance, p_value, *nulls, unseen, alarm)
 

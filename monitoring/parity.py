@@ -25,12 +25,23 @@ ENOUGH = 0.95
 MOST_ROWS = 1000
 EXAMPLES = 3
 MOST_LABELS = 200
+LEAST_PER_LABEL = 10
 HOURS = [timedelta(hours=sign * h) for h in (*range(1, 15), 24) for sign in (-1, 1)]
 OFFSETS = [timedelta(minutes=sign * m) for m in (15, 30) for sign in (-1, 1)] + HOURS
 
 Bools = npt.NDArray[np.bool_]
 CauseKind = Literal[
-    "filled", "invented", "lost", "late", "relabelled", "shifted", "scaled", "rounded", "instant", "unexplained"
+    "filled",
+    "invented",
+    "lost",
+    "late",
+    "early",
+    "relabelled",
+    "shifted",
+    "scaled",
+    "rounded",
+    "instant",
+    "unexplained",
 ]
 # Joins features to rows (request fields, ``event_timestamp``): values of the contract's features, in order.
 Recompute = Callable[[pd.DataFrame], pd.DataFrame]
@@ -106,22 +117,24 @@ class Parity:
 
     Attributes:
         vectors: vectors looked at.
-        exact: vectors in which every compared value was equal.
-        unread: vectors made while the online store could not be asked.
+        unread: vectors made while the online store could not be asked; they count only where they differ.
+        exact: compared vectors in which every value was equal.
         features: in model order.
-        behind: per view, vectors that were given an older row than was known.
+        behind, ahead: per view, vectors that were given an older or a newer row than was known.
     """
 
     vectors: int
+    compared: int
     exact: int
     unread: int
     features: tuple[FeatureParity, ...]
     behind: Mapping[str, int]
+    ahead: Mapping[str, int]
 
     @property
-    def exact_share(self) -> float:
-        """Share of vectors without any difference; 1 when there are none."""
-        return self.exact / self.vectors if self.vectors else 1.0
+    def exact_share(self) -> float | None:
+        """Share of compared vectors without any difference; None when none could be compared."""
+        return self.exact / self.compared if self.compared else None
 
     @property
     def worst(self) -> tuple[FeatureParity, ...]:
@@ -139,23 +152,29 @@ def compare(vectors: Vectors, contract: Contract, recompute: Recompute) -> Parit
     differs: dict[str, Bools] = {}
     for spec in contract.fields:
         equal = same(spec, vectors.served[spec.name], vectors.expected[spec.name])
-        differs[spec.name] = ~equal & (vectors.read if _stored(contract, spec.name) else True)
+        differs[spec.name] = ~equal & (vectors.read if is_stored(contract, spec.name) else True)
     explained = _Explainer(vectors, contract, recompute, differs)
     features = []
     for spec in contract.fields:
         bad = differs[spec.name]
-        compared = int(vectors.read.sum()) if _stored(contract, spec.name) else len(vectors.requests)
+        compared = int(vectors.read.sum()) if is_stored(contract, spec.name) else len(vectors.requests)
         cause = explained.cause(spec) if bad.any() else None
         examples = _examples(vectors, spec.name, bad)
         features.append(FeatureParity(spec.name, homes[spec.name], compared, int(bad.sum()), cause, examples))
     anything = np.logical_or.reduce(list(differs.values())) if differs else np.zeros(len(vectors.requests), bool)
-    behind = {
-        view.name: int(((vectors.served_times[view.name] < vectors.expected_times[view.name]) & vectors.read).sum())
-        for view in contract.views
-    }
+    times = {view.name: (vectors.served_times[view.name], vectors.expected_times[view.name]) for view in contract.views}
+    behind = {name: int(((served < known) & vectors.read).sum()) for name, (served, known) in times.items()}
+    ahead = {name: int(((served > known) & vectors.read).sum()) for name, (served, known) in times.items()}
+    looked_at = vectors.read | anything
     return Parity(
-        len(vectors.requests), int((~anything).sum()), int((~vectors.read).sum()), tuple(features), behind
-    )  # fmt: skip
+        vectors=len(vectors.requests),
+        compared=int(looked_at.sum()),
+        exact=int((looked_at & ~anything).sum()),
+        unread=int((~vectors.read).sum()),
+        features=tuple(features),
+        behind=behind,
+        ahead=ahead,
+    )
 
 
 def homes_of(contract: Contract) -> dict[str, str]:
@@ -168,7 +187,15 @@ def homes_of(contract: Contract) -> dict[str, str]:
 def same(spec: FieldSpec, served: pd.Series[Any], expected: pd.Series[Any]) -> Bools:
     """Whether values are equal, null to null and number to number to the last bit."""
     null = served.isna().to_numpy(bool), expected.isna().to_numpy(bool)
-    if spec.dtype in ("float", "int", "bool"):
+    if spec.dtype == "int":
+        whole = (values.astype("Float64").fillna(0) % 1 == 0 for values in (served, expected))
+        both = np.logical_and.reduce([w.to_numpy(bool) for w in whole])
+        a, b = (
+            values.where(both & ~null[0] & ~null[1], 0).astype("Int64").to_numpy("int64")
+            for values in (served, expected)
+        )
+        equal = np.where(both, a == b, _numbers(served) == _numbers(expected))
+    elif spec.dtype in ("float", "bool"):
         equal = _numbers(served) == _numbers(expected)
     else:
         equal = served.astype(object).to_numpy() == expected.astype(object).to_numpy()
@@ -179,7 +206,8 @@ def _numbers(values: pd.Series[Any]) -> npt.NDArray[np.float64]:
     return np.asarray(values.astype("Float64").to_numpy(dtype=np.float64, na_value=np.nan), dtype=np.float64)
 
 
-def _stored(contract: Contract, feature: str) -> bool:
+def is_stored(contract: Contract, feature: str) -> bool:
+    """Whether a feature needs the online store, itself or through what it is computed from."""
     views = any(feature in view.features for view in contract.views)
     return views or any(feature in step.features and step.sources for step in contract.on_demand)
 
@@ -225,7 +253,7 @@ class _Explainer:
         if found is None and spec.dtype in ("float", "int"):
             found = _arithmetic(spec, _numbers(served), _numbers(expected))
         if found is None:
-            found = _relabelled(self._v.served[spec.name], self._v.expected[spec.name])
+            found = _relabelled(spec, served, expected, len(self._v.served))
         return found or self._own_offset(spec) or Cause("unexplained", "no single cause explains the differences")
 
     def _view_features(self) -> set[str]:
@@ -238,7 +266,7 @@ class _Explainer:
         return bad[::step]
 
     def _late(self, spec: FieldSpec) -> Cause | None:
-        """An older row was served than was known: by its event time, or because its values are the row's before."""
+        """Another row was served than was known: by its event time, or because its values are the row's before."""
         view = next((v for v in self._contract.views if spec.name in v.features), None)
         if view is None:
             return None
@@ -246,6 +274,10 @@ class _Explainer:
         served, expected = self._v.served_times[view.name][bad], self._v.expected_times[view.name][bad]
         behind = (served < expected).to_numpy(bool)
         before = self._row_before(spec, view.name)
+        ahead = (served > expected).to_numpy(bool)
+        if ahead.mean() >= ENOUGH:
+            lead = pd.Timedelta((served - expected)[ahead].median()).to_pytimedelta()
+            return Cause("early", f"a row was served before it was known, dated {describe(lead)} later (median)")
         if behind.mean() < ENOUGH and before < ENOUGH:
             return None
         rows = "the row before the newest known one was served"
@@ -315,20 +347,23 @@ def _nulls(served: pd.Series[Any], expected: pd.Series[Any]) -> Cause | None:
     return Cause("invented", "values were served where training would have known none")
 
 
-def _relabelled(served: pd.Series[Any], expected: pd.Series[Any]) -> Cause | None:
-    """Labels exchanged one for one, over all rows: what a category encoder in another order does."""
+def _relabelled(spec: FieldSpec, served: pd.Series[Any], expected: pd.Series[Any], rows: int) -> Cause | None:
+    """Labels exchanged for others: what a category encoder in another order does, to all of the traffic or a part."""
     known = served.notna() & expected.notna()
     pairs = pd.DataFrame({"was": expected[known].astype(object), "is": served[known].astype(object)})
-    if pairs["was"].nunique() > MOST_LABELS:
+    labels = pairs["was"].nunique()
+    # Numbers are labels only where each occurs often.
+    if pairs.empty or labels > MOST_LABELS or (not spec.is_category and labels * LEAST_PER_LABEL > len(pairs)):
         return None
-    counts = pairs.value_counts().reset_index(name="rows")
-    first = counts.drop_duplicates("was")
-    moved = first[first["was"] != first["is"]].sort_values("was", kind="stable")
-    if len(moved) < 2 or first["is"].duplicated().any() or first["rows"].sum() < ENOUGH * len(pairs):
+    first = pairs.value_counts().reset_index(name="rows").drop_duplicates("was").sort_values("was", kind="stable")
+    if first["rows"].sum() < ENOUGH * len(served):
         return None
-    shown = ", ".join(f"{was} as {new}" for was, new in zip(moved["was"], moved["is"], strict=True))
-    text = shown if len(moved) <= 6 else f"{', '.join(shown.split(', ')[:6])} and {len(moved) - 6} more"
-    return Cause("relabelled", f"categories are exchanged one for one: {text}")
+    shown = [f"{was} as {new}" for was, new in zip(first["was"], first["is"], strict=True)]
+    listed = ", ".join(shown[:6]) + (f" and {len(shown) - 6} more" if len(shown) > 6 else "")
+    part = "" if len(served) >= ENOUGH * rows else f", in {len(served) / rows:.0%} of the vectors"
+    if first["is"].duplicated().any():
+        return Cause("relabelled", f"categories are merged into others: {listed}{part}")
+    return Cause("relabelled", f"categories are exchanged one for one: {listed}{part}")
 
 
 def _arithmetic(spec: FieldSpec, served: Any, expected: Any) -> Cause | None:

@@ -15,7 +15,7 @@ from feast import FeatureStore
 
 from monitoring import export
 from monitoring.distributions import Shift, shifts
-from monitoring.parity import Parity, Vectors, compare
+from monitoring.parity import Parity, Vectors, compare, is_stored
 from service.contract import Contract
 from service.errors import DataError, NotReady, PackageError
 from service.package import load_package, read_package
@@ -89,7 +89,12 @@ def audit(store: FeatureStore, contract: Contract, log_dir: Path, models_dir: Pa
     )
     parity = compare(vectors, contract, recompute)
     sample_of, sample = _sample(frame, models_dir)
-    found = shifts(sample, served[vectors.read], contract) if sample is not None else []
+    found: list[Shift] = []
+    if sample is not None:
+        # What was never read says nothing about stored features, but all about those of the request.
+        of_request = {s.feature: s for s in shifts(sample, served, contract)}
+        of_store = {s.feature: s for s in shifts(sample, served[vectors.read], contract)}
+        found = [(of_store if is_stored(contract, n) else of_request)[n] for n in contract.features if n in of_store]
     at = frame["at"]
     return Audit(
         parity, _scores(frame, served, models_dir), tuple(found), sample_of, log.damaged_lines, at.min(), at.max()

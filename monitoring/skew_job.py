@@ -17,7 +17,7 @@ from typing import Any
 from monitoring.parity import FeatureParity
 from monitoring.report import plain, templates, write
 from monitoring.skew import Audit, audit
-from service.errors import UnderstudyError
+from service.errors import NotReady, UnderstudyError
 from service.settings import settings
 
 
@@ -29,6 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         found = _audit(options.logs or settings().log_dir)
+        if not found.parity.compared:
+            msg = f"none of {found.parity.vectors} vectors can be compared: the online store could never be asked"
+            raise NotReady(msg)
     except UnderstudyError as error:
         sys.stderr.write(f"skew: {error}\n")
         return 2
@@ -43,7 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def clean(found: Audit) -> bool:
     """Whether serving gave what training would have seen."""
-    return found.parity.exact_share == 1 and found.scores.equal == found.scores.compared and not _missing(found)
+    return (
+        found.parity.exact == found.parity.compared
+        and found.scores.equal == found.scores.compared
+        and not _missing(found)
+    )
 
 
 def last_line(found: Audit) -> dict[str, Any]:
@@ -51,6 +58,7 @@ def last_line(found: Audit) -> dict[str, Any]:
     parity, scores = found.parity, found.scores
     return {
         "vectors": parity.vectors,
+        "compared": parity.compared,
         "exact_share": parity.exact_share,
         "worst_features": [_worst(feature) for feature in parity.worst[:5]],
         "unread": parity.unread,
@@ -66,14 +74,17 @@ def summary(found: Audit) -> str:
     parity, scores = found.parity, found.scores
     lines = [
         "",
-        f"  {parity.exact:,} of {parity.vectors:,} vectors are exactly what the offline store gives at their instant "
-        f"({parity.exact_share:.2%}).",
+        f"  {parity.exact:,} of {parity.compared:,} vectors are exactly what the offline store gives at their instant "
+        f"({parity.exact / max(parity.compared, 1):.2%}).",
         f"  {scores.equal:,} of {scores.compared:,} predictions are reproduced from vector and model package."
         if scores.compared
         else "  No prediction was scored again: the package of no model that answered is here.",
     ]
     lines += [
         f"  {n:,} vectors of {view} were given an older row than was known." for view, n in parity.behind.items() if n
+    ]
+    lines += [
+        f"  {n:,} vectors of {view} were given a row before it was known." for view, n in parity.ahead.items() if n
     ]
     if parity.unread:
         lines.append(f"  {parity.unread:,} vectors were made while the online store could not be asked.")
@@ -123,17 +134,24 @@ def _worst(feature: FeatureParity) -> dict[str, Any]:
 def _audit(log_dir: Path) -> Audit:
     # Reading the definitions imports Feast, which takes seconds: not before the arguments are known to be good.
     from feast import FeatureStore
+    from feast.errors import FeastObjectNotFoundException
+    from google.protobuf.message import DecodeError
 
     from feature_repo import features
     from service.definitions import contracts
-    from service.errors import NotReady
     from service.feature_store import repo_config
 
     if not (settings().state_dir / "registry.db").exists():
         msg = f"{settings().state_dir} holds no feature registry; run `make train` first"
         raise NotReady(msg)
-    store = FeatureStore(config=repo_config(settings(), offline=True))
-    return audit(store, contracts(features)["primary"], log_dir, settings().models_dir)
+    contract = contracts(features)["primary"]
+    try:
+        store = FeatureStore(config=repo_config(settings(), offline=True))
+        store.get_feature_service(contract.name)
+    except (FeastObjectNotFoundException, DecodeError) as error:
+        msg = f"{settings().state_dir / 'registry.db'} is empty or damaged ({error}); remove it and run `make train`"
+        raise NotReady(msg) from error
+    return audit(store, contract, log_dir, settings().models_dir)
 
 
 if __name__ == "__main__":

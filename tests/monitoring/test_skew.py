@@ -15,7 +15,7 @@ import pytest
 
 from monitoring import skew_job
 from monitoring.distributions import shifts
-from monitoring.parity import OFFSETS, FeatureParity
+from monitoring.parity import OFFSETS, FeatureParity, same
 from monitoring.skew import Audit, audit
 from service.errors import NotReady
 from service.roles import read_roles
@@ -177,7 +177,60 @@ def test_what_was_never_read_is_counted_and_not_held_against_the_features(world:
 
     found = world.audited(changed(world, down))
 
-    assert (found.parity.unread, found.parity.exact_share) == (REQUESTS, 1.0)
+    assert (found.parity.unread, found.parity.compared, found.parity.exact_share) == (REQUESTS, 0, None)
+    assert found.parity.worst == ()
+
+
+def test_an_audit_that_could_compare_nothing_does_not_pass(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(skew_job, "settings", lambda: world.settings)
+    world.audited(changed(world, lambda line: line.update(fallback_reason="store_unavailable")))
+
+    assert skew_job.main([]) == 2
+    assert "none of 400 vectors can be compared" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damage", [b"", b"nonsense"])
+def test_a_damaged_registry_is_named(
+    damage: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = settings_in(tmp_path)
+    settings.state_dir.mkdir()
+    (settings.state_dir / "registry.db").write_bytes(damage)
+    monkeypatch.setattr(skew_job, "settings", lambda: settings)
+
+    assert skew_job.main([]) == 2
+    assert "registry.db is empty or damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("nth", [2, 10])
+def test_a_scrambled_encoding_on_part_of_the_traffic_is_named(world: World, nth: int) -> None:
+    order = dict(zip(KEYS["carrier"], ("UA", "AA", "B6", "DL"), strict=True))
+
+    def scramble(line: Line) -> None:
+        if int(line["request_id"][1:]) % nth == 0:
+            line["vector"]["carrier"] = order[line["vector"]["carrier"]]
+
+    cause = the_one(world.audited(changed(world, scramble)), "carrier").cause
+
+    assert cause is not None
+    assert cause.text.endswith(f"AA as UA, B6 as AA, DL as B6, UA as DL, in {1 / nth:.0%} of the vectors")
+
+
+def test_a_row_of_the_future_is_named_and_counted(world: World) -> None:
+    lines = copy.deepcopy(world.logs.predictions)
+    view = next(v for v in CONTRACT.views if v.name == "origin_weather")
+    after = world.joined(lines, lambda line: line["event_times"]["origin_weather"] + timedelta(hours=1))
+    for line, vector in zip(lines, after, strict=True):
+        line["vector"].update({name: vector[name] for name in view.features})
+        line["event_times"]["origin_weather"] += timedelta(hours=1)
+
+    found = world.audited(lines)
+
+    assert set(kinds(found).values()) == {"early"}
+    assert found.parity.ahead["origin_weather"] == REQUESTS
+    assert not skew_job.clean(found)
 
 
 def test_of_several_instants_that_explain_the_nearest_is_named(world: World) -> None:
@@ -289,6 +342,26 @@ def test_an_outlier_does_not_hide_a_shift() -> None:
     moved.loc[0, "temp"] = 1e6
 
     assert alarms(moved) == {"temp": "shifted"}
+
+
+def test_a_few_nulls_in_a_row_are_not_a_missing_feature() -> None:
+    training = sample(5000, 1)
+    training.loc[training.index % 4 != 0, "wind_gust"] = None
+    few, many = sample(9, 2, wind_gust=None), sample(40, 2, wind_gust=None)
+
+    assert [s.alarm for s in shifts(training, few, CONTRACT) if s.feature == "wind_gust"] == [""]
+    assert [s.alarm for s in shifts(training, many, CONTRACT) if s.feature == "wind_gust"] == ["missing"]
+    assert {s.alarm for s in shifts(training, few.head(0), CONTRACT)} == {""}
+
+
+def test_large_whole_numbers_are_compared_exactly() -> None:
+    spec = CONTRACT.spec("route_outcomes_14d")
+    served = pd.Series([2**53, 2**53, None, 3.5], dtype="Float64").astype(object)
+    served[0] = 2**53 + 1
+
+    equal = same(spec, served, pd.Series([2**53, 2**53, None, 3.5], dtype=object))
+
+    assert equal.tolist() == [False, True, True, True]
 
 
 def test_too_few_rows_are_no_shift() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, RequestSource, ValueType
 from feast.on_demand_feature_view import on_demand_feature_view
@@ -325,11 +326,11 @@ def test_a_row_whose_creation_is_unknown_is_not_seen_when_creation_counts(shop: 
 
 @pytest.mark.parametrize("aware", [True, False])
 @pytest.mark.parametrize("unit", ["ns", "us", "ms", "s"])
-def test_feature_times_may_have_any_unit_and_when_naive_mean_utc(shop: Shop, unit: str, aware: bool) -> None:
+def test_feature_times_may_have_any_unit_and_when_naive_mean_utc(shop: Shop, unit: Any, aware: bool) -> None:
     shop.write([("a", 0, 0, 1.0), ("a", 10, 10, 2.0)])
     frame = pd.read_parquet(shop.path)
     for column in ("ts", "created"):
-        moments = frame[column].astype(f"datetime64[{unit}, UTC]")
+        moments = frame[column].dt.as_unit(unit)
         frame[column] = moments if aware else moments.dt.tz_localize(None)
     frame.to_parquet(shop.path)
 
@@ -364,3 +365,73 @@ def test_renamed_columns_and_integer_keys_join_as_well(tmp_path: Path) -> None:
         )
 
         assert found["amount_spent"].fillna(-1).tolist() == [1.0, 2.0, 3.0, -1.0]
+
+
+def test_a_long_query_with_a_comment_is_a_query(shop: Shop, tmp_path: Path) -> None:
+    shop.write([("a", 0, 0, 1.0)])
+    frame = pd.DataFrame({"user_id": ["a"], "event_timestamp": [at(5)]})
+    frame.to_parquet(tmp_path / "rows.parquet")
+    extras = ", ".join(f"{i} AS extra_{i}" for i in range(60))
+    sql = f"SELECT user_id, event_timestamp, {extras} FROM '{tmp_path / 'rows.parquet'}' -- all of them"
+
+    job = shop.store.get_historical_features(sql, ["sales:spent"])
+
+    assert job.to_df()["spent"].tolist() == [1.0]
+    assert job.metadata.min_event_timestamp == pd.Timestamp(at(5))
+
+
+def test_keys_of_another_type_are_refused_and_not_converted(shop: Shop) -> None:
+    shop.write([("007", 0, 0, 1.0), ("7", 0, 0, 2.0)])
+    frame = pd.DataFrame({"user_id": [7], "event_timestamp": [at(5)]})
+
+    with pytest.raises(DataError, match="join key user_id is int64 in the entity rows and string in sales"):
+        shop.store.get_historical_features(frame, ["sales:spent"]).to_df()
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ({"user_id": ["a"], "event_timestamp": ["yesterday"]}, "event_timestamp of the entity rows holds no moments"),
+        ({"user_id": ["a", 7], "event_timestamp": [at(0), at(0)]}, "a column of mixed types"),
+        (
+            {"user_id": ["a"], "share": [1.0], "amount": [1.0], "event_timestamp": [at(0)]},
+            "column share is in the entity",
+        ),
+    ],
+)
+def test_entity_rows_of_the_wrong_kind_are_named(shop: Shop, rows: dict[str, Any], message: str) -> None:
+    shop.write([("a", 0, 0, 1.0)])
+    features = ["ratio:share"] if "share" in rows else ["sales:spent"]
+    with pytest.raises(DataError, match=message):
+        shop.store.get_historical_features(pd.DataFrame(rows), features).to_df()
+
+
+def test_sql_rows_without_moments_are_named(shop: Shop, tmp_path: Path) -> None:
+    shop.write([("a", 0, 0, 1.0)])
+    with pytest.raises(DataError, match="event_timestamp of the entity rows holds no moments"):
+        shop.store.get_historical_features("SELECT 'a' AS user_id, 'soon' AS event_timestamp", ["sales:spent"]).to_df()
+
+
+def test_a_pandas_function_keeps_its_types_over_chunks_and_a_failure_leaves_no_file(tmp_path: Path) -> None:
+    shop = Shop(tmp_path, chunk_rows=2)
+
+    @on_demand_feature_view(  # type: ignore[untyped-decorator]  # same
+        sources=[shop.sales], mode="pandas", schema=[Field(name="twice", dtype=Int64), Field(name="word", dtype=String)]
+    )
+    def doubled(inputs: pd.DataFrame) -> pd.DataFrame:
+        return pd.DataFrame({"twice": inputs["n"] * 2, "word": inputs["n"].map({1: "one"})})
+
+    shop.write([("a", 0, 0, 1.0)])
+    shop.store.apply(doubled)
+    frame = pd.DataFrame({"user_id": ["a", "a", "z", "z"], "event_timestamp": [at(5)] * 4})
+    job = shop.store.get_historical_features(frame, ["doubled:twice", "doubled:word"])
+
+    assert job.to_parquet(tmp_path / "joined.parquet") == 4
+    joined = pq.read_table(tmp_path / "joined.parquet")
+    assert joined["twice"].to_pylist() == [2, 2, None, None]
+    assert joined["word"].to_pylist() == ["one", "one", None, None]
+    before = sorted(p.name for p in tmp_path.iterdir())
+    shop.path.unlink()
+    with pytest.raises(DataError):
+        job.to_parquet(tmp_path / "broken.parquet")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [n for n in before if n != "sales.parquet"]

@@ -53,6 +53,10 @@ def test_a_stream_is_pushed_and_may_be_replayed(settings: Settings, capsys: pyte
     [
         ({**ROW, "origin_dep_delay_3h": 9999.0}, "are above 1500"),
         ({**ROW, "origin_dep_delay_3h": "late"}, "send Float64 values"),
+        ({**ROW, "origin_departures_3h": 3.7}, "3.7 is not Int64; send Int64 values"),
+        ({**ROW, "origin_departures_3h": True}, "True is not Int64"),
+        ({**ROW, "origin_dep_delay_3h": "12"}, "'12' is not Float64"),
+        ({**ROW, "origin": 7}, "7 is not String"),
         ({**ROW, "origin": "XXX"}, "are not one of EWR, JFK, LGA"),
         ({**ROW, "origin": None}, "have no key"),
         ({**ROW, "event_timestamp": "yesterday"}, "send UnixTimestamp values"),
@@ -81,6 +85,17 @@ def test_an_unknown_view_a_missing_file_and_a_missing_registry_are_named(
     assert "there is no view trafic; known: origin_weather" in capsys.readouterr().err
     assert push.main(["--view", "origin_traffic", "--file", "/nowhere.jsonl"]) == 2
     assert "/nowhere.jsonl" in capsys.readouterr().err
+    (tmp_path / "latin.jsonl").write_bytes("é".encode("latin-1"))
+    assert push.main(["--view", "origin_traffic", "--file", str(tmp_path / "latin.jsonl")]) == 2
+    assert "is not UTF-8 text" in capsys.readouterr().err
+    for name in ("online.db", "online.db-wal", "online.db-shm"):
+        (settings.state_dir / name).unlink(missing_ok=True)
+    (settings.state_dir / "online.db").write_bytes(b"damaged" * 1000)
+    assert pushed(settings, ROW) == 2
+    assert "the online store cannot be used" in capsys.readouterr().err
+    (settings.state_dir / "registry.db").write_bytes(b"damaged")
+    assert pushed(settings, ROW) == 2
+    assert "registry.db is empty or damaged" in capsys.readouterr().err
     monkeypatch.setattr(push, "settings", lambda: settings_in(tmp_path / "empty"))
     assert push.main(["--view", "origin_traffic"]) == 2
     assert "run `make train` first" in capsys.readouterr().err
