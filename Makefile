@@ -6,23 +6,27 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 VENV := .venv
+DVC := .venv-dvc
 BIN := $(VENV)/bin
 PY := PYTHONPATH=. $(BIN)/python
 READY := $(VENV)/.installed
 
 # The moment training stands at: it sees nothing that became known later.
-AS_OF ?= 2013-10-01
+AS_OF ?= $(shell sed -n 's/^as_of: *"\(.*\)"$$/\1/p' params.yaml)
 ROLE ?= auto
 FRAME ?= training
 # An estimator of training/estimators.py instead of each role's own.
 ESTIMATOR ?=
 TRIALS ?= 30
+# A stage of dvc.yaml, with what it needs; all without.
+STAGE ?=
 LIMIT ?= 900
 START ?= 2013-10-01
 END ?= 2013-10-15
 URL ?= http://127.0.0.1:3000
 SPEED ?= 0
 PORT ?= 3000
+UI_PORT ?= 5000
 HOST ?= 127.0.0.1
 # `wall`, an ISO instant to start from, or a replay's clock file.
 CLOCK ?= $(CURDIR)/state/clock
@@ -43,6 +47,7 @@ endif
 
 export BENTOML_DO_NOT_TRACK := True
 export DO_NOT_TRACK := 1
+export DVC_NO_ANALYTICS := 1
 
 .PHONY: help
 help: ## list the targets in pipeline order
@@ -76,6 +81,22 @@ validate: $(READY) ## run the expectations every training runs first: FRAME=trai
 train: $(READY) ## train as of AS_OF; the first run seats primary and fallback, later ones propose a shadow
 	@$(PY) -m training.train --as-of $(AS_OF) --role $(ROLE) --estimator "$(ESTIMATOR)"
 
+.PHONY: pipeline
+pipeline: $(READY) dvc-env ## what changed of prepare, validate and train (dvc.yaml), as of AS_OF in params.yaml
+	@if [ -n "$${UNDERSTUDY_STATE_DIR:-}$${UNDERSTUDY_MODELS_DIR:-}" ]; then
+	  echo "pipeline: dvc.yaml names files below state/; unset UNDERSTUDY_STATE_DIR and UNDERSTUDY_MODELS_DIR" >&2; exit 2; fi
+	PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH=. DVC_SITE_CACHE_DIR="$(CURDIR)/.dvc/tmp/site" $(DVC)/bin/dvc repro $(STAGE)
+
+.PHONY: dvc-env
+dvc-env: $(DVC)/.installed ## make .venv-dvc, DVC's own environment, from its lock
+
+$(DVC)/.installed: requirements/dvc.txt
+	@test -x $(DVC)/bin/python || $(PYTHON) -m venv $(DVC)
+	echo "==> installing DVC into $(DVC)" >&2
+	if [ -x $(BIN)/uv ] && $(BIN)/uv pip install --quiet --require-hashes --python $(DVC)/bin/python -r requirements/dvc.txt; then :; \
+	else $(DVC)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dvc.txt; fi
+	touch $@
+
 .PHONY: materialize
 materialize: $(READY) ## bring the online store to what is known at AT (default: now): incremental, repeatable
 	@$(PY) -m training.materialize $(if $(AT),--as-of $(AT))
@@ -88,9 +109,23 @@ push: $(READY) ## push streaming rows of a VIEW from FILE (JSON lines; default s
 backtest: $(READY) ## train as of 1 October, score October to December
 	@$(PY) -m training.backtest --estimator "$(ESTIMATOR)"
 
+.PHONY: reproduce
+reproduce: $(READY) ## train registered VERSION again in a clean checkout of its commit and compare: exit 1 when it differs
+	@$(PY) -m training.reproduce --version "$(VERSION)"
+
 .PHONY: tune
 tune: $(READY) ## search for better parameters on time-ordered folds: ESTIMATOR, TRIALS, LIMIT (seconds); changes nothing
 	@$(PY) -m training.tune --as-of $(AS_OF) --estimator "$(ESTIMATOR)" --trials $(TRIALS) --seconds $(LIMIT)
+
+.PHONY: mlflow-ui
+mlflow-ui: $(READY) ## MLflow's pages of the configured store, on loopback: UI_PORT
+	@store="$${UNDERSTUDY_TRACKING_URI:-}" state="$${UNDERSTUDY_STATE_DIR:-$(CURDIR)/state}"
+	case "$$store" in http*) echo "==> the tracking server has pages of its own: $$store"; exit 0;; esac
+	if [ -z "$$store" ] && [ ! -e "$$state/mlflow.db" ]; then echo "mlflow-ui: $$state/mlflow.db does not exist; run \`make train\`" >&2; exit 2; fi
+	# Without the query mlflow 3.17 opens with its pages for agents.
+	echo "==> http://127.0.0.1:$(UI_PORT)/#/experiments?workflowType=machine_learning"
+	exec $(BIN)/mlflow server --host 127.0.0.1 --port $(UI_PORT) --workers 1 --no-serve-artifacts \
+	  --backend-store-uri "$${store:-sqlite:///$$state/mlflow.db}" --default-artifact-root "$$state/mlruns"
 
 .PHONY: serve
 serve: $(READY) ## bentoml serve on HOST:PORT, its clock CLOCK (wall, an ISO instant, or the replay's clock file)
@@ -158,6 +193,8 @@ lock: $(READY) ## resolve the lock files anew
 	  --custom-compile-command "make lock" --group dev pyproject.toml -o requirements/dev.txt
 	$(BIN)/uv pip compile --quiet --no-emit-index-url --generate-hashes --universal --python-version 3.11 \
 	  --custom-compile-command "make lock" --group service pyproject.toml -c requirements/dev.txt -o requirements/service.txt
+	$(BIN)/uv pip compile --quiet --no-emit-index-url --generate-hashes --universal --python-version 3.11 \
+	  --custom-compile-command "make lock" --group dvc pyproject.toml -o requirements/dvc.txt
 
 .PHONY: clean
 clean: ## remove what demo, training and builds made (not .venv)
