@@ -1,20 +1,30 @@
-"""Which package plays which role: ``models/roles.json``, moved only by compare-and-set."""
+"""Which package plays which role: ``models/roles.json``, moved only by compare-and-set.
+
+Beside it ``roles.history.jsonl``, one line per move, never rewritten. The line is on disk before the roles move: a
+kill in between leaves a line whose revision roles.json never reached, which :func:`read_history` tells from the others.
+"""
 
 from __future__ import annotations
 
 import fcntl
+import getpass
 import json
-from collections.abc import Iterator, Mapping
+import os
+import socket
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from service.clock import Clock, WallClock, parse_instant
 from service.errors import NotReady, PackageError, UnderstudyError
 from service.package import PackagedModel, Signature, load_package, read_package
 
 Role = Literal["primary", "fallback", "shadow"]
 ROLES: tuple[Role, ...] = ("primary", "fallback", "shadow")
+HISTORY = "roles.history.jsonl"
 
 
 class RolesMoved(UnderstudyError):
@@ -61,25 +71,91 @@ def read_roles(models_dir: Path) -> Roles:
         raise NotReady(msg) from None
 
 
-def move_roles(models_dir: Path, expected: int, moves: Mapping[Role, Seat | None]) -> Roles:
+@dataclass(frozen=True)
+class Move:
+    """One line of the history.
+
+    Attributes:
+        revision: of the roles after the move.
+        at: by the wall clock.
+        by: user and host.
+        reason: why, in the mover's words.
+        before, after: the roles that changed; None where nobody plays.
+        done: whether roles.json was moved; False for one that a kill cut short.
+    """
+
+    revision: int
+    at: datetime
+    by: str
+    reason: str
+    before: Mapping[Role, Seat | None]
+    after: Mapping[Role, Seat | None]
+    done: bool
+
+
+Mover = Callable[[Mapping[Role, Seat | None], str], Roles]
+
+
+def move_roles(models_dir: Path, expected: int, moves: Mapping[Role, Seat | None], reason: str = "") -> Roles:
     """Seat packages in roles (None empties one) if the revision is still ``expected``.
 
     Raises:
         RolesMoved: when the revision is another one; nothing was changed.
     """
+    with hold_roles(models_dir, expected) as move:
+        return move(moves, reason)
+
+
+@contextmanager
+def hold_roles(models_dir: Path, expected: int, clock: Clock | None = None) -> Iterator[Mover]:
+    """Keep everybody else from moving the roles; gives the function that moves them, once.
+
+    For what must happen together with a move. Whoever only reads the roles does not wait.
+
+    Raises:
+        RolesMoved: when the revision is another one; nothing was changed.
+    """
     models_dir.mkdir(parents=True, exist_ok=True)
-    with _locked(models_dir / ".roles.lock"):
+    with locked(models_dir / ".roles.lock"):
         current = read_roles(models_dir)
         if current.revision != expected:
             msg = f"roles are at revision {current.revision}, not {expected}: someone moved them; look again and retry"
             raise RolesMoved(msg)
-        seats = {**current.seats, **moves}
-        updated = Roles(expected + 1, {role: seat for role, seat in seats.items() if seat is not None})
-        plain = {"revision": updated.revision, "roles": {role: asdict(seat) for role, seat in updated.seats.items()}}
-        temporary = models_dir / "roles.json.next"
-        temporary.write_text(json.dumps(plain, indent=1, sort_keys=True) + "\n")
-        temporary.replace(models_dir / "roles.json")
-    return updated
+
+        def move(moves: Mapping[Role, Seat | None], reason: str) -> Roles:
+            seats = {**current.seats, **moves}
+            updated = Roles(expected + 1, {role: seat for role, seat in seats.items() if seat is not None})
+            before = {role: current.seats.get(role) for role in moves}
+            at = (clock or WallClock()).now()
+            _append(models_dir / HISTORY, Move(updated.revision, at, _mover(), reason, before, moves, done=True))
+            plain = {
+                "revision": updated.revision,
+                "roles": {role: asdict(seat) for role, seat in updated.seats.items()},
+            }
+            _replace(models_dir / "roles.json", json.dumps(plain, indent=1, sort_keys=True) + "\n")
+            return updated
+
+        yield move
+
+
+def read_history(models_dir: Path) -> list[Move]:
+    """Return every move in order; a line that a crash tore is left out.
+
+    Raises:
+        NotReady: when roles.json or the history exists but cannot be read.
+    """
+    try:
+        lines = (models_dir / HISTORY).read_text(errors="replace").splitlines()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        msg = f"{models_dir / HISTORY} cannot be read ({error}); restore it or move it away"
+        raise NotReady(msg) from None
+    found = [plain for plain in map(_parsed, lines) if plain]
+    now = read_roles(models_dir).revision
+    # The next move starts from where roles.json stood: from this line's revision, if this move came to pass.
+    reached = [*(plain["revision"] - 1 for plain in found[1:]), now]
+    return [_move(plain, plain["revision"] <= after) for plain, after in zip(found, reached, strict=True)]
 
 
 def load_role(models_dir: Path, role: Role) -> PackagedModel:
@@ -108,7 +184,55 @@ def read_signature(models_dir: Path, role: Role) -> Signature | None:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
+    """Hold a file's lock; the system drops it when the process ends, however it ends."""
     with path.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def _append(path: Path, move: Move) -> None:
+    plain = {key: value for key, value in asdict(move).items() if key != "done"}
+    line = json.dumps({**plain, "at": move.at.isoformat()}, sort_keys=True)
+    with path.open("ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            # What a crash tore stays, on a line of its own.
+            line = line if file.read(1) == b"\n" else f"\n{line}"
+        file.write(f"{line}\n".encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(f"{path.name}.next")
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _parsed(line: str) -> dict[str, Any]:
+    try:
+        plain = dict(json.loads(line))
+        _move(plain, done=False)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}
+    return plain
+
+
+def _move(plain: dict[str, Any], done: bool) -> Move:
+    before, after = (
+        {role: Seat(**seat) if seat else None for role, seat in plain[side].items()} for side in ("before", "after")
+    )
+    at = parse_instant(plain["at"])
+    return Move(int(plain["revision"]), at, plain["by"], plain["reason"], before, after, done)
+
+
+def _mover() -> str:
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):  # a container may run as a user that has no name
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"

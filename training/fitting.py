@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -35,6 +35,7 @@ class Fitted:
         model: in its library's format, fitted on everything known at the moment of training.
         metrics: of a model fitted the same way without the evaluation weeks, on those weeks.
         reference: a sample of the training rows, see ``reference.py``.
+        holdout: the evaluation weeks: features, ``label``, ``event_timestamp`` and ``score`` of that other model.
     """
 
     role: Role
@@ -48,17 +49,20 @@ class Fitted:
     reference: bytes
     rows: int
     example: npt.NDArray[np.float64]
+    holdout: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
 def known_rows(rows: pd.DataFrame, at: datetime) -> pd.DataFrame:
     """The usable rows whose label was known before a moment.
 
     Raises:
-        DataError: when there are too few to fit and evaluate a model, or only one outcome occurs.
+        DataError: when there are too few to fit and evaluate a model, or only one outcome occurs, before
+            the evaluation weeks or in them.
     """
     known = rows[rows["usable"] & (rows["label_known_at"] < pd.Timestamp(at))]
-    fitting = known[known["label_known_at"] < pd.Timestamp(at - HOLDOUT)]
-    for name, part in (("before the evaluation weeks", fitting), ("in all", known)):
+    start = pd.Timestamp(at - HOLDOUT)
+    fitting, holdout = known[known["label_known_at"] < start], known[known["event_timestamp"] >= start]
+    for name, part in (("before the evaluation weeks", fitting), ("in the evaluation weeks", holdout)):
         if len(part) < LEAST_ROWS or part["label"].nunique() < 2:
             msg = (
                 f"as of {at:%Y-%m-%d %H:%M} UTC there are {len(part)} labelled rows {name} with "
@@ -96,18 +100,22 @@ def fit_role(
         output=contract.output,
         base_rate=float(frame["label"].mean()),
     )
+    # What is no number is for the gate to refuse.
+    with np.errstate(invalid="ignore"):
+        described = baseline(contract, frame, holdout, scores, ranked)
     return Fitted(
         role,
         name,
         dict(estimator.parameters(role, name)),
         final.trained.content,
         signature,
-        baseline(contract, frame, holdout, scores, ranked),
+        described,
         evaluate(holdout["label"].to_numpy(dtype=float), scores),
         contract.record(),
         reference(contract, frame, pd.Series(scores, holdout.index)),
         len(frame),
         final.matrix(frame.tail(3)),
+        holdout.assign(score=scores),
     )
 
 

@@ -132,6 +132,39 @@ def skew_output() -> str:
         return fenced(summary(world.audited(changed(world, spoil))).strip("\n"))
 
 
+# Every line of a model's record, with what it was in one run, and what it protects against.
+RECORD = {
+    "as_of": ("2013-10-01T00:00:00+00:00", "features and labels that were not known yet"),
+    "seed": ("7", "a model that cannot be made again"),
+    "estimator": ("lightgbm", "comparing models of two kinds without noticing"),
+    "parameters": ("rounds 300, num_leaves 63, ...", "a change of parameters nobody wrote down"),
+    "rows": ("249,127", "a join or a filter that lost rows"),
+    "metrics": (
+        "auc 0.742, ece, log_loss, ...",
+        "a figure that belongs to another model; of the weeks it has not seen",
+    ),
+    "data.raw": ("SHA-256 per raw file", "raw data that changed under the same name"),
+    "data.source": ("SHA-256 of the code that prepares", "another meaning of the same raw data"),
+    "data.tables": ("SHA-256 per prepared table", "tables that were edited or made otherwise"),
+    "data_digest": ("022f2c864c45...", "all of the three above, in one line"),
+    "feature_service": ("primary", "a model served with other features than it learned"),
+    "contract": ("c519be151500...", "limits or functions that changed since; `make plan` shows which"),
+    "environment.commit": ("06fab26...", "code nobody can find again"),
+    "environment.dirty": ("false", "code that is in no commit"),
+    "environment.lock": ("SHA-256 of the lock", "other versions of anything installed"),
+    "environment.python": ("3.11.7", "another interpreter"),
+    "environment.platform": ("linux-x86_64", "another machine's arithmetic"),
+    "environment.packages": ("lightgbm 4.7.0, ...", "having to look into the lock for what matters most"),
+}
+
+
+def record_table() -> str:
+    """The record's lines."""
+    rows = ["| line | in one run | protects against |", "| --- | --- | --- |"]
+    rows += [f"| `{line}` | {value} | {against} |" for line, (value, against) in RECORD.items()]
+    return "\n".join(rows)
+
+
 def fenced(text: str) -> str:
     """A block of terminal output."""
     return f"```text\n{text}\n```"
@@ -140,6 +173,7 @@ def fenced(text: str) -> str:
 GENERATED: dict[str, dict[str, Callable[[], str]]] = {
     "docs/settings.md": {"settings": settings_table},
     "docs/contract.md": {"contract": contract_tables},
+    "docs/training.md": {"record": record_table},
     "docs/feature-store.md": {
         "plan": plan_output, "violations": violation_table, "materialize": materialize_output, "skew": skew_output,
     },

@@ -22,6 +22,7 @@ from service.settings import ROOT, Settings
 from tests.bundle import settings_in
 from tests.training.conftest import read_raw, write_raw
 from training import register as register_module
+from training.aliases import RegistryFailed
 from training.fitting import encode
 from training.prepare import prepare
 from training.train import train
@@ -109,6 +110,8 @@ def test_the_record_says_where_the_model_came_from(trained: tuple[Settings, dict
     assert set(record["data"]["raw"]) == {"flights", "weather", "airports"}
     assert record["environment"]["packages"]["lightgbm"]
     assert len(record["environment"]["lock"]) == 64
+    assert set(record["data"]["tables"]) == {"rows", *(path.stem for path in settings.features_dir.glob("*.parquet"))}
+    assert "gate_passed_over" not in record
 
 
 def test_training_again_gives_the_same_digest_in_another_process(
@@ -177,14 +180,14 @@ def test_a_failure_while_logging_registers_and_seats_nothing(
     settings = settings_in(tmp_path)
     log, seen = register_module.log_model, []
 
-    def fail_second(fitted: Any, record: Any, digest: str) -> Any:
+    def fail_second(fitted: Any, *rest: Any) -> Any:
         seen.append(fitted.role)
         if len(seen) == 2:
             raise ConnectionError("the tracking server is gone")
-        return log(fitted, record, digest)
+        return log(fitted, *rest)
 
     monkeypatch.setattr(register_module, "log_model", fail_second)
-    with pytest.raises(ConnectionError):
+    with pytest.raises(RegistryFailed, match="the tracking server is gone"):
         train(settings, AT, "auto", 7, silent, raw_folder)
 
     client = register_module.connect(settings)
