@@ -206,9 +206,12 @@ def test_an_onnx_model_of_three_classes_is_refused() -> None:
 
 
 @pytest.mark.slow
-def test_a_service_seats_models_of_three_other_formats(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("primary", "shadow"), [("xgboost", "hist_gradient"), ("hist_gradient", "logistic"), ("logistic", "xgboost")]
+)
+def test_models_of_other_formats_serve_and_rehearse(primary: str, shadow: str, tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path)
-    for role, estimator in (("primary", "xgboost"), ("shadow", "logistic"), ("fallback", "logistic_onnx")):
+    for role, estimator in (("primary", primary), ("shadow", shadow), ("fallback", "logistic_onnx")):
         seat_model(bundle.settings, role, seed=9, estimator=estimator)  # type: ignore[arg-type]
 
     with served(bundle, tmp_path) as live:

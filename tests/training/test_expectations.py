@@ -22,6 +22,7 @@ from feast.types import Bool, Float64, Int64, String
 from service.contract import Contract
 from service.definitions import contracts
 from service.errors import DataError
+from service.feature_store import project
 from service.package import Signature, save_package
 from service.roles import Seat, move_roles, read_roles
 from service.settings import ROOT, Settings
@@ -31,6 +32,7 @@ from training import train as train_module
 from training import validate as validate_module
 from training.dataset import join_features
 from training.estimators import FITTERS
+from training.register import connect
 
 AT = datetime(2030, 5, 1, 12, tzinfo=UTC)
 ROWS = 200
@@ -420,8 +422,11 @@ def test_a_training_on_rows_that_fail_registers_and_seats_nothing(
     with pytest.raises(DataError, match=r"trip_distance: 2 rows are not from 1 to 6000 \(2013-\S+: 9999\.0, 2013-"):
         train_module.train(settings, datetime(2013, 3, 1, tzinfo=UTC), "auto", 7, lambda _: None, raw_folder)
 
+    client = connect(settings)
+    experiment = client.get_experiment_by_name(project())
     assert not settings.models_dir.exists()
-    assert not (settings.state_dir / "mlflow.db").exists()
+    assert list(client.search_registered_models()) == []
+    assert list(client.search_runs([experiment.experiment_id])) == []
     assert "9999" in (settings.state_dir / "validation" / "primary" / "index.html").read_text()
 
 
