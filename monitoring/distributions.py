@@ -6,13 +6,14 @@ a question, a feature that went missing is an alarm.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from monitoring.statistics import ks, psi
+from monitoring.statistics import ks, psi, stability
 from service.contract import Contract, FieldSpec
 
 # The field's usual reading: below 0.1 no shift, up to 0.2 look, above act.
@@ -49,14 +50,18 @@ class Shift:
     alarm: str
 
 
-def shifts(training: pd.DataFrame, serving: pd.DataFrame, contract: Contract) -> list[Shift]:
+def shifts(
+    training: pd.DataFrame, serving: pd.DataFrame, contract: Contract, features: Collection[str] | None = None
+) -> list[Shift]:
     """Compare two frames feature by feature.
 
     Args:
         training: a sample of what the model was trained on; a feature it lacks is skipped.
         serving: logged values; a feature it lacks is missing.
+        features: those to compare; None for all.
     """
-    return [_shift(spec, training, serving) for spec in contract.fields if spec.name in training]
+    wanted = contract.features if features is None else features
+    return [_shift(s, training, serving) for s in contract.fields if s.name in training and s.name in wanted]
 
 
 def _shift(spec: FieldSpec, training: pd.DataFrame, serving: pd.DataFrame) -> Shift:
@@ -94,7 +99,4 @@ def _is_shift(index: float | None, distance: float | None, p_value: float | None
 def _category_psi(before: pd.Series[Any], after: pd.Series[Any]) -> float:
     counts = [side.astype(str).value_counts() for side in (before, after)]
     every = counts[0].index.union(counts[1].index)
-    # Half a count to every category, so that an empty one does not make the index infinite.
-    shares = [c.reindex(every, fill_value=0).to_numpy(float) + 0.5 for c in counts]
-    a, b = (s / s.sum() for s in shares)
-    return float(np.sum((b - a) * np.log(b / a)))
+    return stability(*(np.asarray(c.reindex(every, fill_value=0), dtype=np.int64) for c in counts))

@@ -92,9 +92,9 @@ def audit(store: FeatureStore, contract: Contract, log_dir: Path, models_dir: Pa
     found: list[Shift] = []
     if sample is not None:
         # What was never read says nothing about stored features, but all about those of the request.
-        of_request = {s.feature: s for s in shifts(sample, served, contract)}
-        of_store = {s.feature: s for s in shifts(sample, served[vectors.read], contract)}
-        found = [(of_store if is_stored(contract, n) else of_request)[n] for n in contract.features if n in of_store]
+        stored = [name for name in contract.features if is_stored(contract, name)]
+        of_request = [name for name in contract.features if name not in stored]
+        found = shifts(sample, served, contract, of_request) + shifts(sample, served[vectors.read], contract, stored)
     at = frame["at"]
     return Audit(
         parity, _scores(frame, served, models_dir), tuple(found), sample_of, log.damaged_lines, at.min(), at.max()

@@ -59,8 +59,14 @@ def psi(reference: Floats, current: Floats, bins: int = 10) -> float:
     """
     _need(reference, current)
     edges = np.unique(np.quantile(reference, np.linspace(0, 1, bins + 1)[1:-1]))
-    shares = [_shares(np.searchsorted(edges, side, side="left"), len(edges) + 1) for side in (reference, current)]
-    return float(np.sum((shares[1] - shares[0]) * np.log(shares[1] / shares[0])))
+    places = (np.searchsorted(edges, side, side="left") for side in (reference, current))
+    return stability(*(np.bincount(place, minlength=len(edges) + 1) for place in places))
+
+
+def stability(reference: Ints, current: Ints) -> float:
+    """Population stability index of two sets of counts over the same bins or categories; half a count is added."""
+    before, after = ((side + 0.5) / (side.sum() + len(side) / 2) for side in (reference, current))
+    return float(np.sum((after - before) * np.log(after / before)))
 
 
 def ks(reference: Floats, current: Floats) -> tuple[float, float]:
@@ -229,11 +235,6 @@ def _sums(index: Ints, values: Floats, least: int = 0) -> Floats:
 
 def _bin(scores: Floats, bins: int) -> Ints:
     return np.minimum((scores * bins).astype(np.int64), bins - 1)
-
-
-def _shares(index: Ints, bins: int) -> Floats:
-    counts = np.bincount(index, minlength=bins) + 0.5
-    return np.asarray(counts / counts.sum(), dtype=np.float64)
 
 
 def _need(*sides: Floats) -> None:

@@ -47,7 +47,7 @@ class ColumnValuesWhole(ColumnMapMetricProvider):  # type: ignore[misc]  # great
     condition_metric_name = "column_values.whole"
 
     @column_condition_partial(engine=PandasExecutionEngine)  # type: ignore[untyped-decorator]  # same
-    def _pandas(cls, column: pd.Series[Any], **_: Any) -> pd.Series[Any]:  # noqa: N805
+    def _pandas(cls, column: pd.Series[Any], **_: Any) -> pd.Series[Any]:  # noqa: N805  # GX binds the class
         return pd.to_numeric(column, errors="coerce") % 1 == 0
 
 

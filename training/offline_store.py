@@ -161,7 +161,7 @@ class AsofRetrievalJob(RetrievalJob):  # type: ignore[misc]  # same
         self._steps = [_Step(view, self._refs, full_feature_names) for view in on_demand]
         self._chunk_rows = chunk_rows
         names = [*entities.columns, *(name for join in joins for name in join.columns.values())]
-        names += [name for step in self._steps for name in step.outputs]
+        names += [name for step in self._steps for name in step.outputs.values()]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             msg = f"column {', '.join(twice)} is in the entity rows and in a feature view; rename or drop it there"
             raise DataError(msg)
@@ -195,7 +195,7 @@ class AsofRetrievalJob(RetrievalJob):  # type: ignore[misc]  # same
 
     def batches(self) -> Iterator[pa.Table]:
         """The result a chunk at a time, in order."""
-        for chunk in self._entities.chunks(self._chunk_rows):
+        for chunk in self._chunks():
             table = self._joined(chunk, _picked)
             lists: dict[str, list[Any]] = {}
             for step in self._steps:
@@ -316,8 +316,7 @@ class _Step:
         self._inputs = [*((name, name) for name in view.get_request_data_schema()), *stored]
         name = view.projection.name_to_use()
         wanted = [ref.split(":", 1)[1] for ref in refs if ref.split(":", 1)[0] == name]
-        self.outputs = tuple(f"{_base(view.projection)}__{feature}" if full else feature for feature in wanted)
-        self._outputs = {feature: f"{_base(view.projection)}__{feature}" if full else feature for feature in wanted}
+        self.outputs = {feature: f"{_base(view.projection)}__{feature}" if full else feature for feature in wanted}
         self._types = {f.name: feast_value_type_to_pa(f.dtype.to_value_type()) for f in view.features}
 
     def appended(self, table: pa.Table, lists: dict[str, list[Any]]) -> pa.Table:
@@ -328,7 +327,7 @@ class _Step:
         # Other modes and one-row functions are rare and run as Feast runs them.
         if self._view.mode != "python" or self._view.singleton:
             computed = self._view.transform_arrow(table.select([column for column, _ in self._inputs]), self._full)
-            for feature, name in self._outputs.items():
+            for feature, name in self.outputs.items():
                 table = table.append_column(name, computed[name].cast(self._types[feature]))
             return table
         inputs = {}
@@ -338,10 +337,10 @@ class _Step:
             # A copy of its own: what one function does to its input must not reach the next.
             inputs[name] = list(lists[column])
         answers = self._view.feature_transformation.udf(inputs)
-        if missing := sorted(set(self._outputs) - set(answers)):
+        if missing := sorted(set(self.outputs) - set(answers)):
             msg = f"on-demand view {self._view.name} returns no {', '.join(missing)}, which it declares"
             raise DataError(msg)
-        for feature, name in self._outputs.items():
+        for feature, name in self.outputs.items():
             table = table.append_column(name, pa.array(answers[feature], self._types[feature]))
         return table
 

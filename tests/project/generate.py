@@ -186,8 +186,8 @@ def rendered(path: str) -> str:
     for name, make in GENERATED[path].items():
         mark = f"<!-- generated: {name} -->"
         pattern = re.escape(mark) + r".*" + re.escape(mark)
-        block = f"{mark}\n{make()}\n{mark}"
-        text = re.sub(pattern, lambda _, block=block: block, text, flags=re.DOTALL)  # type: ignore[misc]
+        block = f"{mark}\n{make()}\n{mark}".replace("\\", r"\\")
+        text = re.sub(pattern, block, text, flags=re.DOTALL)
     return text
 
 

@@ -21,6 +21,7 @@ from sklearn.preprocessing import FunctionTransformer
 
 from service.errors import PackageError
 from service.models import FORMATS, open_model
+from service.roles import Role
 from service.settings import ROOT
 from tests.bundle import REQUEST, TOYS, make_bundle, seat_model
 from tests.serving import served
@@ -211,8 +212,9 @@ def test_an_onnx_model_of_three_classes_is_refused() -> None:
 )
 def test_models_of_other_formats_serve_and_rehearse(primary: str, shadow: str, tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path)
-    for role, estimator in (("primary", primary), ("shadow", shadow), ("fallback", "logistic_onnx")):
-        seat_model(bundle.settings, role, seed=9, estimator=estimator)  # type: ignore[arg-type]
+    seats: dict[Role, str] = {"primary": primary, "shadow": shadow, "fallback": "logistic_onnx"}
+    for role, estimator in seats.items():
+        seat_model(bundle.settings, role, seed=9, estimator=estimator)
 
     with served(bundle, tmp_path) as live:
         live.post("/predict", REQUEST)
