@@ -17,3 +17,18 @@ class PredictAnswer(BaseModel):
     violations: list[dict[str, str]] = Field(
         description="How the features broke their contract: feature, kind, message."
     )
+
+
+class Problem(BaseModel):
+    """One thing that is wrong with a request."""
+
+    field: str = Field(description="Name of the field.")
+    value: str = Field(description="What was sent, shortened.")
+    message: str = Field(description="What is wrong and how to put it right.")
+
+
+class RowRefused(BaseModel):
+    """What a row of a batch gets back that is no valid request."""
+
+    error: str = Field(description="What is wrong, in one sentence.")
+    problems: list[Problem] = Field(description="Field by field.")

@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,25 @@ from bentoml.exceptions import BentoMLException
 from pydantic import ValidationError
 from starlette.responses import Response
 
-from service import metrics
-from service.answers import PredictAnswer
-from service.errors import BadRequest, NotReady, UnderstudyError
+from service.admin import admin_app
+from service.answers import PredictAnswer, RowRefused
+from service.errors import NotReady, UnderstudyError
+from service.host import Host, MemoryGuard
+from service.link import LinkServer
+from service.patches import patch_bentoml
 from service.roles import Role, read_roles
-from service.runners import Host
+from service.rundir import share_run_dir, socket_of
 from service.settings import settings
-from service.wire import Body, opened, refusal, refuse, reply, spoken
+from service.wire import Taken, spoken
 
 logger = logging.getLogger("understudy")
+
+# The shadow yields the processor to those whose answers somebody waits for.
+_SHADOW_NICE = 5
+_LINGER_S = 15.0
+# The thread that reads the online store gives the interpreter up and takes it back several times a read, and a busy
+# event loop keeps it for a whole interval each time: with Python's 5 ms a read of 0.5 ms took up to 30.
+_SWITCH_S = 0.0005
 
 try:
     SETTINGS = settings()
@@ -39,34 +49,49 @@ try:
         from service.definitions import contracts
 
         refuse_build(SETTINGS, contracts(features))
+    else:
+        SETTINGS = share_run_dir(SETTINGS)
+        patch_bentoml()
 except (UnderstudyError, ValidationError) as error:
     # BentoML shows its own exceptions as one line and any other as a traceback.
     raise BentoMLException(str(error)) from None
 
-# A request's context lives until its timer ends, so timers are short (bentoml 1.4.39 never cancels them).
-# Sessions between services are never renewed: renewing fails the calls under way (bentoml 1.4.39).
-_COMMON: dict[str, Any] = {"metrics": {"enabled": True}, "logging": {"access": {"enabled": False}}}
-_RUNNER: dict[str, Any] = {
-    **_COMMON,
-    "workers": 1,
-    "traffic": {"timeout": 2},
-    "runner_connection": {"max_requests": 10**9, "max_age": 1e9},
+# Its own tracing runs on every request even when nothing is sampled; ours is in tracing.py (bentoml 1.4.39).
+_COMMON: dict[str, Any] = {
+    "metrics": {"enabled": True},
+    "logging": {"access": {"enabled": False}},
+    "tracing": {"excluded_urls": [".*"]},
 }
+_RUNNER: dict[str, Any] = {**_COMMON, "workers": 1}
+# A batch whose every row meets its deadline.
+_LONGEST_S = 30
 
 
 class _Runner:
     role: Role
 
     def __init__(self) -> None:
-        self._host = Host(self.role)
-        if self._host.problem:
-            logger.warning("%s runner has no model: %s", self.role, self._host.problem)
+        if self.role == "shadow":
+            os.nice(_SHADOW_NICE)
+        self._host = Host(SETTINGS.models_dir, self.role)
+        self._line = LinkServer(socket_of(SETTINGS, self.role), self._host)
+        self._tasks: list[asyncio.Task[None]] = []
         _settle()
 
-    @bentoml.api
-    async def score(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        """Score rows of named values."""
-        return self._host.score(rows)
+    @bentoml.on_startup
+    async def open(self) -> None:
+        """Take calls, and follow the roles."""
+        await self._line.start()
+        self._tasks.append(asyncio.create_task(self._host.follow(self._line.announce)))
+        if self.role == "shadow" and SETTINGS.shadow_memory_mb:
+            self._tasks.append(asyncio.create_task(MemoryGuard(SETTINGS.shadow_memory_mb << 20).watch()))
+
+    @bentoml.on_shutdown
+    async def close(self) -> None:
+        """Answer until the gateways have gone: they finish what they have accepted."""
+        await self._line.close(_LINGER_S)
+        for task in self._tasks:
+            task.cancel()
 
 
 @bentoml.service(name="primary", **_RUNNER)
@@ -90,11 +115,19 @@ class Shadow(_Runner):
     role: Role = "shadow"
 
 
-# A dead shadow must not take the service out of rotation, so readiness does not ask the runners.
-@bentoml.service(name="understudy", **_COMMON, traffic={"timeout": 5}, runner_probe={"enabled": False})
+# Readiness is the ability to answer, not the shadow's health: BentoML does not ask the runners, `__is_ready__` does.
+@bentoml.service(
+    name="understudy",
+    **_COMMON,
+    workers=SETTINGS.workers,
+    traffic={"timeout": _LONGEST_S},
+    runner_probe={"enabled": False},
+)
+@bentoml.asgi_app(admin_app(lambda: bentoml.get_current_service().gear), path="/admin")
 class Gateway:
     """Validates, looks features up, routes to primary or fallback, logs, and lets the shadow rehearse."""
 
+    # What makes BentoML start and supervise the runners; calls go over `link.py`.
     primary = bentoml.depends(Primary)
     fallback = bentoml.depends(Fallback)
     shadow = bentoml.depends(Shadow)
@@ -102,60 +135,39 @@ class Gateway:
     def __init__(self) -> None:
         from service.wiring import assemble
 
-        self._gear = assemble(SETTINGS, self.primary, self.fallback, self.shadow)
+        self.gear = assemble(SETTINGS)
+        sys.setswitchinterval(_SWITCH_S)
         _settle()
 
     @bentoml.api(route="/predict", **spoken("predict", PredictAnswer, SETTINGS.body_limit_bytes))
-    async def predict(self, body: Body, /) -> Response:
+    async def predict(self, taken: Taken, /) -> Response:
         """Answer one request."""
-        try:
-            request = self._gear.door.one(opened(body))
-        except BadRequest as error:
-            return refuse("predict", error)
-        return reply("predict", asdict(await self._gear.router.answer(request)))
+        return await self.gear.desk.predict(taken)
 
-    @bentoml.api(route="/predict_batch", **spoken("predict_batch", list[PredictAnswer], SETTINGS.body_limit_bytes))
-    async def predict_batch(self, body: Body, /) -> Response:
+    @bentoml.api(
+        route="/predict_batch", **spoken("predict_batch", list[PredictAnswer | RowRefused], SETTINGS.body_limit_bytes)
+    )
+    async def predict_batch(self, taken: Taken, /) -> Response:
         """Answer a list of requests, row by row: an answer, or the row's error and problems."""
-        try:
-            rows = self._gear.door.rows(opened(body))
-        except BadRequest as error:
-            return refuse("predict_batch", error)
-        patience = 1 + len(rows) / 50
-        answers = await asyncio.gather(*(self._row(row, patience) for row in rows))
-        return reply("predict_batch", answers)
-
-    async def _row(self, row: bytes, patience: float) -> dict[str, Any]:
-        try:
-            return asdict(await self._gear.router.answer(self._gear.door.one(row), patience=patience))
-        except BadRequest as error:
-            return refusal(error)
+        return await self.gear.desk.predict_batch(taken)
 
     @bentoml.api(route="/labels", **spoken("labels", dict[str, int], SETTINGS.body_limit_bytes))
-    async def labels(self, body: Body, /) -> Response:
+    async def labels(self, taken: Taken, /) -> Response:
         """Take ground truths: one object or a list; a list with one wrong entry is refused whole."""
-        try:
-            labels = self._gear.door.labels(opened(body))
-        except BadRequest as error:
-            return refuse("labels", error)
-        at = self._gear.clock.now()
-        kept = sum(self._gear.labels.append({**label.model_dump(), "at": at}) for label in labels)
-        metrics.LABELS.inc(kept)
-        metrics.LOG_DROPS.labels("labels").inc(len(labels) - kept)
-        return reply("labels", {"received": len(labels), "kept": kept})
+        return self.gear.desk.label(taken)
 
     @bentoml.on_startup
-    async def watch(self) -> None:
-        """Begin to watch the age of the stored features."""
-        self._gear.data_age.start()
+    async def open(self) -> None:
+        """Meet the runners and warm up; the service is ready after that."""
+        await self.gear.start()
 
     @bentoml.on_shutdown
     async def close(self) -> None:
         """Let the shadow finish what it has, then close the logs."""
-        await self._gear.data_age.close()
-        await self._gear.shadow.close(SETTINGS.shadow_drain_s)
-        for log in (self._gear.predictions, self._gear.shadows, self._gear.labels):
-            log.close()
+        await self.gear.close()
+
+    async def __is_ready__(self) -> bool:
+        return self.gear.ready
 
 
 def _settle() -> None:

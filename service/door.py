@@ -10,8 +10,9 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 import orjson
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
 
 from service.clock import Clock, as_utc
 from service.contract import Contract, FieldSpec
@@ -31,13 +32,21 @@ _NOUNS = {
 }
 
 
+def _number(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise PydanticCustomError("label_type", "Input should be 0 or 1, not true or false")
+    return value
+
+
 class Label(BaseModel):
     """The ground truth of one prediction."""
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
     request_id: RequestId
-    label: Literal[0, 1] = Field(description="The truth: 1 when it happened, 0 when not.")
+    label: Annotated[Literal[0, 1], BeforeValidator(_number)] = Field(
+        description="The truth: 1 when it happened, 0 when not."
+    )
     known_at: AwareDatetime = Field(description="When it became known, ISO 8601 with offset.")
 
 

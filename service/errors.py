@@ -2,7 +2,8 @@
 
 UnderstudyError
 ├── BadRequest            4xx: the caller can fix it
-│   └── TooLarge          413
+│   ├── TooLarge          413
+│   └── TooBusy           429
 ├── NotReady              the bundle is not set up; the message names the command that does it
 ├── ContractError         a feature definition contradicts itself
 ├── DataError             a table or file is damaged; the message names table, column and rows
@@ -12,6 +13,7 @@ UnderstudyError
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -25,9 +27,11 @@ class BadRequest(UnderstudyError):
     Attributes:
         status: HTTP status, 4xx.
         problems: one entry per field: ``field``, ``value`` (shortened), ``message``.
+        headers: what the answer carries besides.
     """
 
     status = 422
+    headers: Mapping[str, str] = {}
 
     def __init__(self, problems: list[dict[str, str]], status: int = 422) -> None:
         super().__init__("; ".join(p["message"] for p in problems))
@@ -41,6 +45,16 @@ class TooLarge(BadRequest):
     def __init__(self, limit: int) -> None:
         message = f"body is larger than {limit} bytes (limit {limit}); send fewer rows per request"
         super().__init__([{"field": "body", "value": "", "message": message}], status=413)
+
+
+class TooBusy(BadRequest):
+    """More is being answered already than can be answered in time."""
+
+    headers = {"Retry-After": "1"}
+
+    def __init__(self, limit: int) -> None:
+        message = f"{limit} requests are being answered (limit {limit}); try again in a second, or send fewer at once"
+        super().__init__([{"field": "request", "value": "", "message": message}], status=429)
 
 
 class NotReady(UnderstudyError):

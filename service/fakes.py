@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -53,7 +54,7 @@ class FakeRunner:
         self.delay_s = delay_s
         self.rows: list[Mapping[str, Any]] = []
 
-    async def score(self, rows: Sequence[Mapping[str, Any]]) -> Scored:
+    async def score(self, rows: Sequence[Mapping[str, Any]], end: float = math.inf) -> Scored:
         """Return one score per row after the delay."""
         self.rows.extend(rows)
         if self.delay_s:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from prometheus_client import Counter, Gauge, Histogram
 
 _STAGE_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0)
@@ -27,3 +29,61 @@ SHADOW_SECONDS = Histogram("understudy_shadow_seconds", "Duration of a call to t
 SHADOW_QUEUE = Gauge("understudy_shadow_queue", "Requests waiting for the shadow.", multiprocess_mode="livesum")
 LOG_DROPS = Counter("understudy_log_dropped_total", "Records that could not be written, by log.", ["log"])
 LABELS = Counter("understudy_labels_total", "Ground truths received.")
+RUNNER_UP = Gauge(
+    "understudy_runner_up", "Whether a role's runner is there and has a model.", ["role"], multiprocess_mode="livemin"
+)
+RUNNER_KILLS = Counter("understudy_runner_kills_total", "Runners killed because they stayed silent.", ["role"])
+BREAKER = Gauge(
+    "understudy_breaker_state",
+    "Circuit breaker of a role in one worker: 0 closed, 1 half-open, 2 open, 3 forced open, 4 disabled.",
+    ["role"],
+    multiprocess_mode="liveall",
+)
+BREAKER_CHANGES = Counter(
+    "understudy_breaker_changes_total", "Changes of a circuit breaker's state.", ["role", "state"]
+)
+INFLIGHT = Gauge("understudy_inflight", "Requests being answered.", multiprocess_mode="livesum")
+BREAKER_STATES = ("closed", "half_open", "open", "forced_open", "disabled")
+
+# Finding a series by its labels costs as much as counting; these are found once.
+_stage = cache(STAGE.labels)
+_age = cache(AGE.labels)
+_prediction = cache(PREDICTIONS.labels)
+_score = cache(SCORE.labels)
+_request = cache(REQUESTS.labels)
+_shadow = cache(SHADOW.labels)
+
+
+def observe_stage(stage: str, seconds: float) -> None:
+    """Count a stage's duration."""
+    _stage(stage).observe(seconds)
+
+
+def observe_age(view: str, seconds: float) -> None:
+    """Count the age of a value that was used."""
+    _age(view).observe(seconds)
+
+
+def count_prediction(role: str, confidence: str, score: float) -> None:
+    """Count an answer, and its score when a model gave it."""
+    _prediction(role, confidence).inc()
+    if role != "none":
+        _score(role).observe(score)
+
+
+def count_request(endpoint: str, status: int) -> None:
+    """Count an answered HTTP request."""
+    _request(endpoint, str(status)).inc()
+
+
+def count_rehearsal(outcome: str, reason: str, score: float | None) -> None:
+    """Count what became of a sampled request, and its score when it has one."""
+    _shadow(outcome, reason).inc()
+    if score is not None:
+        _score("shadow").observe(score)
+
+
+def breaker_changed(role: str, state: str) -> None:
+    """Show a breaker's new state."""
+    BREAKER.labels(role).set(BREAKER_STATES.index(state))
+    BREAKER_CHANGES.labels(role, state).inc()

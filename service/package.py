@@ -117,6 +117,10 @@ class PackagedModel:
         """Return the positive class's probability per row."""
         return [float(s) for s in self._score(self._encoder.matrix(rows))]
 
+    def renamed(self, version: str) -> PackagedModel:
+        """Return the same model under another version of the registry."""
+        return PackagedModel(version, self.digest, self.signature, self._score)
+
 
 def save_package(
     root: Path,

@@ -8,24 +8,26 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
 from service import metrics
+from service.cast import Actor, Cast
 from service.clock import Clock
 from service.contract import Contract
 from service.features import Lookup, Stored
-from service.package import Signature
 from service.prediction_log import Log
-from service.runners import Runner, is_probability
+from service.runners import is_probability
 from service.shadow import Rehearsal, ShadowPath
+from service.tracing import NoTracer, Seen, Tracer
 from service.vector import Vector, build_vector
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the caller is told."""
+    """What the caller is told, and how long each stage took (milliseconds by stage)."""
 
     request_id: str
     prediction: float
@@ -34,36 +36,67 @@ class Answer:
     confidence: str
     fallback_reason: str | None
     violations: list[dict[str, str]]
+    stages_ms: Mapping[str, float] = field(default_factory=dict, compare=False)
+
+    def told(self) -> dict[str, Any]:
+        """Return the answer's body."""
+        return {
+            "request_id": self.request_id,
+            "prediction": self.prediction,
+            "role": self.role,
+            "model_version": self.model_version,
+            "confidence": self.confidence,
+            "fallback_reason": self.fallback_reason,
+            "violations": self.violations,
+        }
 
 
 @dataclass(frozen=True)
-class Understudies:
-    """Who can answer, in order, and what to say when nobody can.
+class Budget:
+    """How the time for one answer is split.
 
-    ``primary`` and ``fallback`` are None when no model plays the role; ``fallback_signature`` says which part
-    of the vector the fallback takes.
+    Attributes:
+        deadline_s: time within which an answer is given.
+        reserve_s: part of it kept for the fallback.
     """
 
-    primary: Runner | None
-    fallback: Runner | None
-    fallback_signature: Signature | None
-    base_rate: float
+    deadline_s: float
+    reserve_s: float
+
+    @property
+    def lookup_s(self) -> float:
+        """Half of what the fallback does not need: a lookup that takes longer leaves the primary no time either."""
+        return (self.deadline_s - self.reserve_s) / 2
+
+    def stretched(self, factor: float) -> Budget:
+        """Return a budget so many times as large."""
+        return Budget(self.deadline_s * factor, self.reserve_s * factor)
 
 
 @dataclass
 class _Trip:
-    """One request's way, filled as it goes."""
+    """One request's way, filled as it goes; times in seconds of ``perf_counter``."""
 
     request: dict[str, Any]
     request_id: str
+    budget: Budget
     started: float
-    deadline: float
-    stages: dict[str, float] = field(default_factory=dict)
+    at: datetime
+    stages: list[tuple[str, float, float]] = field(default_factory=list)
 
-    def mark(self, stage: str, since: float) -> None:
-        seconds = time.perf_counter() - since
-        self.stages[stage] = round(seconds * 1000, 3)
-        metrics.STAGE.labels(stage).observe(seconds)
+    def mark(self, stage: str, since: float) -> float:
+        now = time.perf_counter()
+        self.stages.append((stage, since, now - since))
+        metrics.observe_stage(stage, now - since)
+        return now
+
+    def left(self, end: float) -> float:
+        return max(0.0, self.started + end - time.perf_counter())
+
+    def milliseconds(self, until: float) -> dict[str, float]:
+        stages = {name: round(seconds * 1000, 3) for name, _, seconds in self.stages}
+        stages["total"] = round((until - self.started) * 1000, 3)
+        return stages
 
 
 @dataclass(frozen=True)
@@ -81,103 +114,125 @@ class Router:
 
     Args:
         contract: of the primary's feature service.
-        deadline_s: time within which an answer is given.
-        reserve_s: part of it kept for the fallback.
+        cast: who can be asked; may change between any two requests.
+        valid: whether a model's output can be passed on.
     """
 
     def __init__(
         self,
         contract: Contract,
         lookup: Lookup,
-        who: Understudies,
+        cast: Cast,
         shadow: ShadowPath,
         log: Log,
         clock: Clock,
+        budget: Budget,
         *,
-        deadline_s: float,
-        reserve_s: float,
         service_version: str,
+        valid: Callable[[Any], bool] = is_probability,
+        tracer: Tracer | None = None,
     ) -> None:
         self._contract = contract
         self._lookup = lookup
-        self._who = who
+        self._cast = cast
         self._shadow = shadow
         self._log = log
         self._clock = clock
-        self._deadline_s = deadline_s
-        self._reserve_s = reserve_s
+        self._budget = budget
         self._service_version = service_version
+        self._valid = valid
+        self._tracer = tracer or NoTracer()
 
-    async def answer(self, request: Mapping[str, Any], *, patience: float = 1.0) -> Answer:
+    async def answer(
+        self, request: Mapping[str, Any], *, patience: float = 1.0, route: str = "/predict", parent: str | None = None
+    ) -> Answer:
         """Answer one checked request (as :class:`service.door.Door` gives it).
 
         Args:
             request: join keys and request inputs, with an optional ``request_id``.
             patience: factor on the deadline; more than 1 for rows of a large batch.
+            route: the endpoint that took it, for traces.
+            parent: the caller's W3C ``traceparent``, if it sent one.
         """
         plain = dict(request)
         request_id = plain.pop("request_id", None) or uuid.uuid4().hex
-        started = time.perf_counter()
-        trip = _Trip(plain, request_id, started, self._deadline_s * patience)
-        now = self._clock.now()
-        stored, reason = await self._find(trip, patience)
+        budget = self._budget if patience == 1.0 else self._budget.stretched(patience)
+        trip = _Trip(plain, request_id, budget, time.perf_counter(), self._clock.now())
+        stored, reason = await self._find(trip)
         since = time.perf_counter()
-        vector = build_vector(self._contract, plain, stored, now)
+        vector = build_vector(self._contract, plain, stored, trip.at)
         trip.mark("validate", since)
-        given, reason = await self._ask(trip, vector, reason, patience)
+        given, reason = await self._ask(trip, vector, reason)
+        since = time.perf_counter()
         answer = self._compose(trip, vector, given, reason)
-        self._keep(trip, vector, given, answer, now)
+        since = trip.mark("post", since)
+        answer = replace(answer, stages_ms=self._keep(trip, vector, given, answer, since))
+        self._tracer.seen(_seen(trip, answer, route, parent))
         return answer
 
-    async def _find(self, trip: _Trip, patience: float) -> tuple[Stored, str | None]:
-        since = time.perf_counter()
-        # Half of what the fallback does not need: a lookup that takes longer leaves the primary no time either.
-        limit = (self._deadline_s - self._reserve_s) * patience / 2
+    async def _find(self, trip: _Trip) -> tuple[Stored, str | None]:
         try:
-            async with asyncio.timeout(limit):
+            async with asyncio.timeout(trip.left(trip.budget.lookup_s)):
                 return await self._lookup.fetch(trip.request), None
         except Exception:  # a store may fail in any way; each means the same to the caller
             return Stored(), "store_unavailable"
         finally:
-            trip.mark("lookup", since)
+            trip.mark("lookup", trip.started)
 
-    async def _ask(self, trip: _Trip, vector: Vector, reason: str | None, patience: float) -> tuple[_Given, str | None]:
+    async def _ask(self, trip: _Trip, vector: Vector, reason: str | None) -> tuple[_Given, str | None]:
+        budget = trip.budget
         if reason is None and not vector.usable:
             reason = "features_invalid"
         if reason is None:
-            end = trip.started + trip.deadline - self._reserve_s
-            found = await self._try("primary", self._who.primary, vector.values, end, trip)
+            left = trip.left(budget.deadline_s - budget.reserve_s)
+            found = await self._try(self._cast.primary, vector.values, left, trip)
             if isinstance(found, _Given):
                 return found, None
             reason = found
-        names = self._who.fallback_signature.features if self._who.fallback_signature else ()
-        part = {name: vector.values.get(name) for name in names}
-        end = max(trip.started + trip.deadline, time.perf_counter() + self._reserve_s * patience)
-        found = await self._try("fallback", self._who.fallback, part, end, trip)
+        left = max(trip.left(budget.deadline_s), budget.reserve_s)
+        found = await self._try(self._cast.fallback, vector.values, left, trip)
         if isinstance(found, _Given):
             return found, reason
-        return _Given("none", self._who.base_rate, None, None), f"both_failed: {reason}, {found}"
+        if reason == "circuit_open":
+            again = await self._try(
+                self._cast.primary, vector.values, trip.left(budget.deadline_s), trip, last_resort=True
+            )
+            if isinstance(again, _Given):
+                return again, None
+        return _Given("none", self._cast.base_rate, None, None), f"both_failed: {reason}, {found}"
 
     async def _try(
-        self, role: str, runner: Runner | None, values: Mapping[str, Any], end: float, trip: _Trip
+        self, actor: Actor, values: Mapping[str, Any], seconds: float, trip: _Trip, *, last_resort: bool = False
     ) -> _Given | str:
+        role, runner = actor.role, actor.runner
         if runner is None:
             return f"{role}_absent"
+        ticket = actor.breaker.admit(last_resort=last_resort)
+        if ticket is None:
+            return "circuit_open" if role == "primary" else f"{role}_circuit_open"
         since = time.perf_counter()
+        failed = True
         try:
-            async with asyncio.timeout(max(0.0, end - since)):
-                scored = await runner.score([values])
+            async with asyncio.timeout(seconds):
+                scored = await runner.score([values], time.monotonic() + seconds)
+            score = scored.scores[0] if scored.scores else None
+            if not self._valid(score):
+                return f"{role}_invalid_output"
+            failed = False
+            actor.familiar = values
+            assert score is not None
+            return _Given(role, float(score), scored.version, scored.digest)
         except TimeoutError:
             return f"{role}_timeout"
+        except asyncio.CancelledError:
+            ticket.withdraw()
+            raise
         except Exception:  # a runner may fail in any way; each means the same to the caller
             return f"{role}_error"
         finally:
-            trip.mark(role, since)
-        score = scored.scores[0] if scored.scores else None
-        if not is_probability(score):
-            return f"{role}_invalid_output"
-        assert score is not None
-        return _Given(role, float(score), scored.version, scored.digest)
+            now = trip.mark(role, since)
+            # A row of a batch has more time than one alone: what is slow is judged by its own measure.
+            ticket.settle((now - since) * self._budget.deadline_s / trip.budget.deadline_s, failed=failed)
 
     def _compose(self, trip: _Trip, vector: Vector, given: _Given, reason: str | None) -> Answer:
         confidence = "none" if given.role == "none" else "normal"
@@ -186,14 +241,12 @@ class Router:
         found = [{"feature": v.feature, "kind": v.kind, "message": v.message} for v in vector.violations]
         return Answer(trip.request_id, given.prediction, given.role, given.version, confidence, reason, found)
 
-    def _keep(self, trip: _Trip, vector: Vector, given: _Given, answer: Answer, now: Any) -> None:
-        sampled = self._shadow.samples(trip.request_id)
-        trip.stages["total"] = round((time.perf_counter() - trip.started) * 1000, 3)
-        since = time.perf_counter()
+    def _keep(self, trip: _Trip, vector: Vector, given: _Given, answer: Answer, since: float) -> dict[str, float]:
+        sampled = self._shadow.samples(trip.request_id, trip.request)
         kept = self._log.append(
             {
                 "request_id": answer.request_id,
-                "at": now,
+                "at": trip.at,
                 "request": trip.request,
                 "vector": vector.values,
                 "event_times": vector.event_times,
@@ -204,26 +257,41 @@ class Router:
                 "confidence": answer.confidence,
                 "fallback_reason": answer.fallback_reason,
                 "violations": answer.violations,
-                "stages_ms": trip.stages,
+                "stages_ms": trip.milliseconds(since),
                 "shadow_sampled": sampled,
                 "service_version": self._service_version,
             }
         )
-        trip.mark("log", since)
+        now = trip.mark("log", since)
         _count(answer, vector, kept=kept)
         if sampled and kept:
-            self._shadow.offer(Rehearsal(answer.request_id, now, vector.values))
+            self._shadow.offer(Rehearsal(answer.request_id, trip.at, vector.values))
+        return trip.milliseconds(now)
+
+
+def _seen(trip: _Trip, answer: Answer, route: str, parent: str | None) -> Seen:
+    return Seen(
+        request_id=answer.request_id,
+        route=route,
+        role=answer.role,
+        model_version=answer.model_version,
+        confidence=answer.confidence,
+        fallback_reason=answer.fallback_reason,
+        started=trip.started,
+        stages=tuple(trip.stages),
+        total=time.perf_counter() - trip.started,
+        traceparent=parent,
+        failed=answer.role == "none",
+    )
 
 
 def _count(answer: Answer, vector: Vector, *, kept: bool) -> None:
-    metrics.PREDICTIONS.labels(answer.role, answer.confidence).inc()
-    if answer.role != "none":
-        metrics.SCORE.labels(answer.role).observe(answer.prediction)
+    metrics.count_prediction(answer.role, answer.confidence, answer.prediction)
     if answer.fallback_reason:
         metrics.FALLBACKS.labels(answer.fallback_reason.partition(":")[0]).inc()
     for violation in vector.violations:
         metrics.VIOLATIONS.labels(violation.feature, violation.kind).inc()
     for view, age in vector.ages.items():
-        metrics.AGE.labels(view).observe(age)
+        metrics.observe_age(view, age)
     if not kept:
         metrics.LOG_DROPS.labels("predictions").inc()

@@ -39,17 +39,55 @@ class Settings(BaseSettings):
         15.0, gt=0, description="Time between two looks at the age of the stored data, in seconds."
     )
     deadline_ms: float = Field(
-        50.0, gt=0, description="Time for one answer, in milliseconds; a batch has as much again for every 50 rows."
+        50.0, gt=0, description="Time for one answer, in milliseconds; up to five times as much for 32 rows of a batch."
     )
     fallback_reserve_ms: float = Field(15.0, gt=0, description="Part of the deadline kept back for the fallback.")
+    workers: int = Field(1, gt=0, description="Gateway processes; each has its own log segments and breakers.")
+    run_dir: Path | None = Field(
+        None, description="Folder of the private sockets between gateway and runners; empty: a new one below /tmp."
+    )
+    warmup_s: float = Field(
+        20.0,
+        ge=0,
+        description="Longest the gateway waits at start for primary and fallback before it is ready, in seconds.",
+    )
+    max_inflight: int = Field(
+        64, gt=0, description="Requests one worker answers at once (32 rows of a batch count as one); more are 429."
+    )
+    runner_hung_s: float = Field(
+        3.0, ge=0, description="Silence after which a runner is killed and started anew, in seconds; 0: never."
+    )
+    breaker_error_rate: float = Field(0.1, gt=0, le=1, description="Share of failed calls that opens a breaker.")
+    breaker_slow_rate: float = Field(0.5, gt=0, le=1, description="Share of slow calls that opens a breaker.")
+    breaker_slow_ms: float = Field(
+        0.0, ge=0, description="Duration from which a call is slow, in milliseconds; 0: half of the deadline."
+    )
+    breaker_window_s: float = Field(300.0, gt=0, description="Time over which a circuit breaker counts, in seconds.")
+    breaker_min_calls: int = Field(10, gt=0, description="Fewest calls in that time that say anything.")
+    breaker_open_s: float = Field(
+        60.0, gt=0, description="Time until an open circuit breaker probes without evidence of recovery, in seconds."
+    )
+    breaker_probes: int = Field(3, gt=0, description="Good calls that close it again, and most of them at once.")
     body_limit_bytes: int = Field(1_048_576, gt=0, description="Largest request body accepted; more is 413.")
     batch_limit: int = Field(1000, gt=0, description="Most rows in one `/predict_batch` or `/labels` call.")
     shadow_sample: float = Field(1.0, ge=0, le=1, description="Share of requests rehearsed by the shadow.")
+    shadow_key: str = Field(
+        "",
+        description="Request field by which that share is drawn, so that a key falls one way; empty: by request.",
+    )
     shadow_queue: int = Field(
         1000, gt=0, description="Requests that may wait for the shadow; more are dropped, counted."
     )
     shadow_batch: int = Field(32, gt=0, description="Most rows sent to the shadow in one call.")
     shadow_timeout_ms: float = Field(1000.0, gt=0, description="Time the shadow has for one call, in milliseconds.")
+    shadow_gather_ms: float = Field(
+        50.0, ge=0, description="Longest a request waits for others to go to the shadow with it, in milliseconds."
+    )
+    shadow_memory_mb: int = Field(
+        1024,
+        ge=0,
+        description="Memory the shadow's process may use, in MB; beyond it, it ends and starts anew. 0: any.",
+    )
     shadow_drain_s: float = Field(
         5.0, ge=0, description="Time the shadow's queue has to empty at shutdown, in seconds."
     )

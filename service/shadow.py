@@ -6,14 +6,54 @@ import asyncio
 import contextlib
 import time
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from service import metrics
+from service.cast import Actor
 from service.prediction_log import Log
-from service.runners import Runner, Scored, is_probability
+from service.runners import Scored, is_probability
+
+# Records written in one go; what waits behind them is a caller.
+_AT_ONCE = 4
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Which requests are rehearsed.
+
+    Attributes:
+        share: of all requests, 0 to 1.
+        key: request field by whose value the share is drawn, so that everything about one key falls the same way;
+            empty: by request id.
+    """
+
+    share: float = 1.0
+    key: str = ""
+
+    def takes(self, request_id: str, request: Mapping[str, Any]) -> bool:
+        """Whether a request is drawn; the same request always falls the same way, in every process."""
+        drawn = str(request.get(self.key)) if self.key else request_id
+        return zlib.crc32(drawn.encode(errors="replace")) < self.share * 2**32
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What the shadow may cost.
+
+    Attributes:
+        queue: most requests waiting; more are dropped.
+        batch: most rows in one call.
+        gather_s: longest a request waits for others to go with it.
+        timeout_s: bound on one call.
+    """
+
+    queue: int = 1000
+    batch: int = 32
+    gather_s: float = 0.05
+    timeout_s: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -29,47 +69,53 @@ class ShadowPath:
     """Queues sampled vectors, scores them in batches, writes one shadow record for each.
 
     Args:
-        runner: the shadow's runner; None when no model plays the shadow (nothing is sampled then).
+        actor: who rehearses; nothing is sampled while nobody plays the shadow.
         log: where shadow records go.
-        sample: share of request ids rehearsed, 0 to 1; the same id always falls the same way.
-        queue: most requests waiting; more are dropped and counted.
-        batch: most rows in one call.
-        timeout_s: bound on one call.
+        valid: whether a score counts as one.
     """
 
     def __init__(
-        self, runner: Runner | None, log: Log, *, sample: float, queue: int, batch: int, timeout_s: float
+        self,
+        actor: Actor,
+        log: Log,
+        sampling: Sampling,
+        bounds: Bounds,
+        *,
+        valid: Callable[[Any], bool] = is_probability,
     ) -> None:
-        self._runner = runner
+        self._actor = actor
         self._log = log
-        self._sample = sample if runner is not None else 0.0
-        self._waiting: asyncio.Queue[Rehearsal] = asyncio.Queue(queue)
-        self._batch = batch
-        self._timeout_s = timeout_s
+        self._sampling = sampling
+        self._bounds = bounds
+        self._valid = valid
+        self._waiting: asyncio.Queue[Rehearsal] = asyncio.Queue(bounds.queue)
+        self._full = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._closed = False
 
-    def samples(self, request_id: str) -> bool:
+    def samples(self, request_id: str, request: Mapping[str, Any]) -> bool:
         """Whether this request is to be rehearsed."""
-        return zlib.crc32(request_id.encode()) < self._sample * 2**32
+        return self._actor.runner is not None and self._sampling.takes(request_id, request)
 
     def offer(self, rehearsal: Rehearsal) -> None:
         """Take a sampled request without waiting; when the queue is full it is dropped and counted."""
         metrics.SHADOW_SAMPLED.inc()
         if self._closed:
-            self._drop([rehearsal], "shutdown")
+            self._drop_one(rehearsal, "shutdown")
             return
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._work())
         try:
             self._waiting.put_nowait(rehearsal)
         except asyncio.QueueFull:
-            self._drop([rehearsal], "queue_full")
-        metrics.SHADOW_QUEUE.set(self._waiting.qsize())
+            self._drop_one(rehearsal, "queue_full")
+        if self._waiting.qsize() >= self._bounds.batch:
+            self._full.set()
 
     async def close(self, drain_s: float) -> None:
         """Score what still waits, for at most ``drain_s`` seconds; the rest is dropped as ``shutdown``."""
         self._closed = True
+        self._full.set()
         if self._task is None:
             return
         with contextlib.suppress(TimeoutError):
@@ -78,21 +124,36 @@ class ShadowPath:
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
-        self._drop(self._take(), "shutdown")
+        for row in self._take():
+            self._drop_one(row, "shutdown")
 
     async def _work(self) -> None:
         while True:
             rows = [await self._waiting.get()]
-            rows += self._take(self._batch - 1)
+            taken = 1
             try:
+                try:
+                    await self._gather()
+                finally:
+                    rows += self._take(self._bounds.batch - 1)
+                    taken = len(rows)
+                    metrics.SHADOW_QUEUE.set(self._waiting.qsize())
                 await self._rehearse(rows)
-            except asyncio.CancelledError:
-                self._drop(rows, "shutdown")
-                raise
             finally:
-                for _ in rows:
+                # What is left here is left by a cancellation.
+                for row in rows:
+                    self._drop_one(row, "shutdown")
+                for _ in range(taken):
                     self._waiting.task_done()
-                metrics.SHADOW_QUEUE.set(self._waiting.qsize())
+
+    async def _gather(self) -> None:
+        # A call costs the gateway about the same for one row as for many, and nobody waits for the shadow.
+        if self._closed or self._waiting.qsize() >= self._bounds.batch - 1:
+            return
+        self._full.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._bounds.gather_s):
+                await self._full.wait()
 
     def _take(self, most: int | None = None) -> list[Rehearsal]:
         rows: list[Rehearsal] = []
@@ -100,33 +161,57 @@ class ShadowPath:
             rows.append(self._waiting.get_nowait())
         return rows
 
-    async def _rehearse(self, rows: Sequence[Rehearsal]) -> None:
-        assert self._runner is not None
+    async def _rehearse(self, rows: list[Rehearsal]) -> None:
+        """Score rows and write their records, taking each out of the list as its record is written."""
+        result = await self._ask(rows)
+        count = len(rows)
+        for number in range(count):
+            if number % _AT_ONCE == _AT_ONCE - 1:
+                await asyncio.sleep(0)
+            row = rows.pop(0)
+            if isinstance(result, str):
+                self._drop_one(row, result)
+            else:
+                scored, seconds = result
+                self._record(row, scored, scored.scores[number], seconds, count)
+
+    async def _ask(self, rows: Sequence[Rehearsal]) -> tuple[Scored, float] | str:
+        """Return the scores and the seconds they took, or why there are none."""
+        runner = self._actor.runner
+        if runner is None:
+            return "absent"
+        ticket = self._actor.breaker.admit()
+        if ticket is None:
+            return "circuit_open"
         start = time.perf_counter()
+        failed, limit = True, self._bounds.timeout_s
         try:
-            async with asyncio.timeout(self._timeout_s):
-                scored = await self._runner.score([row.vector for row in rows])
-        except TimeoutError:
-            self._drop(rows, "timeout")
-        except Exception:  # the shadow may fail in any way; the caller's answer is long gone
-            self._drop(rows, "error")
-        else:
-            seconds = time.perf_counter() - start
-            metrics.SHADOW_SECONDS.observe(seconds)
+            async with asyncio.timeout(limit):
+                scored = await runner.score([row.vector for row in rows], time.monotonic() + limit)
             if len(scored.scores) != len(rows):
-                self._drop(rows, "error")
-                return
-            for row, score in zip(rows, scored.scores, strict=True):
-                self._record(row, scored, score, seconds, len(rows))
+                return "error"
+            failed = not any(self._valid(score) for score in scored.scores)
+        except TimeoutError:
+            return "timeout"
+        except asyncio.CancelledError:
+            ticket.withdraw()
+            raise
+        except Exception:  # the shadow may fail in any way; the caller's answer is long gone
+            return "error"
+        finally:
+            # Slowness is no fault of a shadow: it is measured, and compared.
+            ticket.settle(0.0, failed=failed)
+        seconds = time.perf_counter() - start
+        metrics.SHADOW_SECONDS.observe(seconds)
+        return scored, seconds
 
     def _record(self, row: Rehearsal, scored: Scored, score: float | None, seconds: float, batch: int) -> None:
-        valid = is_probability(score)
-        if valid:
-            metrics.SCORE.labels("shadow").observe(float(score or 0.0))
+        valid = self._valid(score)
         self._write(
             row,
             outcome="scored" if valid else "dropped",
             reason=None if valid else "invalid_output",
+            score=score if valid else None,
             model_version=scored.version,
             model_digest=scored.digest,
             prediction=score if isinstance(score, int | float) else None,
@@ -134,13 +219,12 @@ class ShadowPath:
             batch=batch,
         )
 
-    def _drop(self, rows: Sequence[Rehearsal], reason: str) -> None:
-        for row in rows:
-            self._write(row, outcome="dropped", reason=reason)
+    def _drop_one(self, row: Rehearsal, reason: str) -> None:
+        self._write(row, outcome="dropped", reason=reason, score=None)
 
-    def _write(self, row: Rehearsal, *, outcome: str, reason: str | None, **more: Any) -> None:
+    def _write(self, row: Rehearsal, *, outcome: str, reason: str | None, score: float | None, **more: Any) -> None:
         empty = {"model_version": None, "model_digest": None, "prediction": None, "latency_ms": None, "batch": None}
         record = {"request_id": row.request_id, "at": row.at, "outcome": outcome, "reason": reason, **empty, **more}
-        metrics.SHADOW.labels(outcome, reason or "").inc()
+        metrics.count_rehearsal(outcome, reason or "", score)
         if not self._log.append(record):
             metrics.LOG_DROPS.labels("shadow").inc()

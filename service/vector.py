@@ -15,6 +15,13 @@ Kind = Literal["missing", "null", "stale", "range", "type", "category"]
 
 # A feature writer's clock may run a little ahead of ours; more than this is a value from the future.
 _CLOCK_SKEW = timedelta(minutes=5)
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    "float": (int, float),
+    "int": int,
+    "str": str,
+    "bool": bool,
+    "timestamp": datetime,
+}
 
 
 @dataclass(frozen=True)
@@ -140,14 +147,7 @@ def check_value(spec: FieldSpec, value: Any) -> tuple[Kind, str] | None:
 def _has_type(spec: FieldSpec, value: Any) -> bool:
     if isinstance(value, bool):
         return spec.dtype == "bool"
-    expected: dict[str, type | tuple[type, ...]] = {
-        "float": (int, float),
-        "int": int,
-        "str": str,
-        "bool": bool,
-        "timestamp": datetime,
-    }
-    return isinstance(value, expected[spec.dtype])
+    return isinstance(value, _TYPES[spec.dtype])
 
 
 def describe(span: timedelta) -> str:

@@ -7,6 +7,8 @@ the endpoint the bounded raw body instead; endpoints answer with a ready respons
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -18,7 +20,25 @@ from starlette.responses import Response
 from service import metrics
 from service.errors import BadRequest, TooLarge, problem
 
-Body = bytes | BadRequest
+
+@dataclass(frozen=True)
+class Taken:
+    """A request's body as it arrived, or why it was refused, and its sender's trace context."""
+
+    body: bytes
+    refused: BadRequest | None = None
+    traceparent: str | None = None
+
+    def opened(self) -> bytes:
+        """Return the body's bytes.
+
+        Raises:
+            BadRequest: when it was refused on arrival.
+        """
+        if self.refused is not None:
+            raise self.refused
+        return self.body
+
 
 # Many clients send the whole body before they read the answer, and see a reset connection instead of the 413
 # when nobody takes it. This much is taken and thrown away for them.
@@ -26,7 +46,7 @@ _DRAINED = 64 * 2**20
 
 
 def inbound(endpoint: str, body_limit: int) -> type[IODescriptor]:
-    """Make an endpoint's input type: documented as in ``wiring.documented``, delivering a :data:`Body`.
+    """Make an endpoint's input type: documented as in ``wiring.documented``, delivering a :class:`Taken`.
 
     The documentation is made when it is asked for, because making it imports Feast.
     """
@@ -35,19 +55,20 @@ def inbound(endpoint: str, body_limit: int) -> type[IODescriptor]:
     def real() -> Any:
         from service.wiring import documented
 
-        described = ensure_io_descriptor(documented(endpoint))
-        described.__root_input__ = True
-        return described
+        shape = described(documented(endpoint))
+        shape.__root_input__ = True
+        return shape
 
     class Inbound(IODescriptor):  # type: ignore[misc]  # bentoml carries no types
         __root_input__ = True
 
         @classmethod
-        async def from_http_request(cls, request: Request, _: Any) -> Body:
+        async def from_http_request(cls, request: Request, _: Any) -> Taken:
             try:
-                return await read_body(request, body_limit)
+                body = await read_body(request, body_limit)
             except BadRequest as error:
-                return error
+                return Taken(b"", error)
+            return Taken(body, traceparent=request.headers.get("traceparent"))
 
         @classmethod
         def model_json_schema(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -66,7 +87,38 @@ def inbound(endpoint: str, body_limit: int) -> type[IODescriptor]:
 
 def spoken(endpoint: str, answer: Any, body_limit: int) -> dict[str, Any]:
     """Return what ``bentoml.api`` needs for an endpoint: its input type, and the documentation of its answer."""
-    return {"input_spec": inbound(endpoint, body_limit), "output_spec": ensure_io_descriptor(answer)}
+    return {"input_spec": inbound(endpoint, body_limit), "output_spec": described(answer)}
+
+
+def described(kind: Any) -> type[IODescriptor]:
+    """Make BentoML's descriptor of a type, with a schema that BentoML does not cut short."""
+    plain = ensure_io_descriptor(kind)
+
+    class Described(plain):  # type: ignore[misc,valid-type]  # bentoml carries no types
+        @classmethod
+        def model_json_schema(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
+            return dict(openapi30(plain.model_json_schema(*args, **kwargs)))
+
+    Described.__name__ = plain.__name__
+    return Described
+
+
+def openapi30(schema: Any) -> Any:
+    """Say in the words of OpenAPI 3.0 what pydantic says in those of JSON Schema.
+
+    BentoML keeps only the first of several types (``_flatten_field``, 1.4.39), so that a nullable value is documented
+    as one that is never null; ``nullable`` and ``oneOf`` it leaves alone.
+    """
+    if isinstance(schema, list):
+        return [openapi30(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    plain = {key: openapi30(value) for key, value in schema.items() if key != "anyOf"}
+    if "anyOf" not in schema:
+        return plain
+    kinds = [openapi30(kind) for kind in schema["anyOf"] if kind != {"type": "null"}]
+    nullable = {"nullable": True} if len(kinds) < len(schema["anyOf"]) else {}
+    return {**(kinds[0] if len(kinds) == 1 else {"oneOf": kinds}), **plain, **nullable}
 
 
 async def read_body(request: Request, limit: int) -> bytes:
@@ -90,25 +142,15 @@ async def read_body(request: Request, limit: int) -> bytes:
     return b"".join(chunks)
 
 
-def opened(body: Body) -> bytes:
-    """Return the body's bytes.
-
-    Raises:
-        BadRequest: when it was refused on arrival.
-    """
-    if isinstance(body, BadRequest):
-        raise body
-    return body
-
-
-def reply(endpoint: str, payload: Any) -> Response:
-    """Answer 200 with a JSON payload."""
-    return _respond(endpoint, 200, payload)
+def reply(endpoint: str, payload: Any, stages_ms: Mapping[str, float] | None = None) -> Response:
+    """Answer 200 with a JSON payload, and tell how long each stage took."""
+    headers = {"Server-Timing": server_timing(stages_ms)} if stages_ms else None
+    return _respond(endpoint, 200, payload, headers)
 
 
 def refuse(endpoint: str, error: BadRequest) -> Response:
     """Answer with the error's status, one sentence, and the problems field by field."""
-    return _respond(endpoint, error.status, refusal(error))
+    return _respond(endpoint, error.status, refusal(error), error.headers)
 
 
 def refusal(error: BadRequest) -> dict[str, Any]:
@@ -116,6 +158,12 @@ def refusal(error: BadRequest) -> dict[str, Any]:
     return {"error": str(error), "problems": error.problems}
 
 
-def _respond(endpoint: str, status: int, payload: Any) -> Response:
-    metrics.REQUESTS.labels(endpoint, str(status)).inc()
-    return Response(orjson.dumps(payload, option=orjson.OPT_UTC_Z), status, media_type="application/json")
+def server_timing(stages_ms: Mapping[str, float]) -> str:
+    """Write stages as a ``Server-Timing`` header (W3C): name and milliseconds each."""
+    return ", ".join(f"{name};dur={ms}" for name, ms in stages_ms.items())
+
+
+def _respond(endpoint: str, status: int, payload: Any, headers: Mapping[str, str] | None) -> Response:
+    metrics.count_request(endpoint, status)
+    body = orjson.dumps(payload, option=orjson.OPT_UTC_Z)
+    return Response(body, status, headers, media_type="application/json")

@@ -48,6 +48,18 @@ class Served:
                 raise
             return error.code
 
+    def json(self, path: str) -> Any:
+        """GET a JSON value."""
+        return json.loads(self.get(path))
+
+    def headers(self, path: str, body: Any) -> dict[str, str]:
+        """POST a JSON value; returns the answer's headers, their names in lower case."""
+        request = urllib.request.Request(
+            self.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return {name.lower(): value for name, value in answer.headers.items()}
+
     def series(self, name: str) -> float:
         """Sum of a metric over its labels."""
         lines = [line for line in self.get("/metrics").splitlines() if line.startswith((name + "{", name + " "))]

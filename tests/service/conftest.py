@@ -9,14 +9,16 @@ from typing import Any
 
 import pytest
 
+from service.breaker import Breaker, Rules
+from service.cast import Actor, Cast
 from service.clock import ManualClock
 from service.fakes import FakeLookup, FakeRunner, MemoryLog
 from service.features import Lookup, Stored
-from service.package import Signature
-from service.routing import Router, Understudies
+from service.routing import Budget, Router
 from service.runners import Runner
-from service.shadow import ShadowPath
-from tests.bundle import CATEGORIES, NOW, STORED, parsed_request, primary_contract
+from service.shadow import Bounds, Sampling, ShadowPath
+from service.tracing import Seen
+from tests.bundle import NOW, STORED, parsed_request, primary_contract
 
 
 def stored_fresh(_: Any = None) -> Stored:
@@ -38,25 +40,38 @@ class Stage:
     shadow_log: MemoryLog = field(default_factory=MemoryLog)
     clock: ManualClock = field(default_factory=lambda: ManualClock(NOW))
     sample: float = 1.0
+    sample_key: str = ""
     queue: int = 10
+    seen_trips: list[Seen] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        contract = primary_contract()
-        part = Signature("lightgbm", "request_only", "", ("origin", "dep_hour"), CATEGORIES, "probability", 0.25)
-        self.path = ShadowPath(
-            self.shadow, self.shadow_log, sample=self.sample, queue=self.queue, batch=4, timeout_s=0.1
+        rules = Rules(slow_s=self.deadline_s / 2)
+        self.cast = Cast(
+            Actor("primary", self.primary, Breaker(rules)),
+            Actor("fallback", self.fallback, Breaker(rules)),
+            Actor("shadow", self.shadow, Breaker(rules)),
+            base_rate=0.25,
         )
+        bounds = Bounds(queue=self.queue, batch=4, gather_s=0.01, timeout_s=0.1)
+        self.path = ShadowPath(self.cast.shadow, self.shadow_log, Sampling(self.sample, self.sample_key), bounds)
         self.router = Router(
-            contract,
+            primary_contract(),
             self.lookup,
-            Understudies(self.primary, self.fallback, part, base_rate=0.25),
+            self.cast,
             self.path,
             self.log,
             self.clock,
-            deadline_s=self.deadline_s,
-            reserve_s=self.deadline_s / 4,
+            Budget(self.deadline_s, self.deadline_s / 4),
             service_version="test",
+            tracer=self,
         )
+
+    def seen(self, trip: Seen) -> None:
+        """Keep what the tracer is told."""
+        self.seen_trips.append(trip)
+
+    def close(self) -> None:
+        """Nothing to flush."""
 
     @property
     def request(self) -> dict[str, Any]:

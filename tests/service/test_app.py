@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from service.roles import Role, Seat, move_roles, read_roles
 from service.settings import ROOT
 from tests.bundle import NOW, REQUEST, STORED, make_bundle
 from tests.serving import Served, served
@@ -155,7 +157,13 @@ def test_under_concurrency_every_request_is_answered_and_logged_exactly_once(liv
     live.wait_for("shadow", lambda r: r["request_id"] in records, count=2000)
 
 
-@pytest.mark.parametrize("role", ["shadow", "primary"])
+def by_primary(live: Served) -> bool:
+    """Whether the primary answers, and its breaker is closed."""
+    role = live.post("/predict", REQUEST)[1]["role"]
+    return bool(role == "primary" and live.json("/admin/breakers")["primary"]["state"] == "closed")
+
+
+@pytest.mark.parametrize("role", ["shadow", "primary", "fallback"])
 def test_a_killed_runner_fails_no_request_and_comes_back(live: Served, role: str) -> None:
     body = [json.dumps(REQUEST).encode()]
     killed = live.process(role)
@@ -167,24 +175,152 @@ def test_a_killed_runner_fails_no_request_and_comes_back(live: Served, role: str
     assert {a["role"] for _, a in results} <= {"primary", "fallback"}
     assert live.get("/readyz", ok_only=False) == 200
     live.wait_until(lambda: live.process(role, default=killed) != killed)
-    live.wait_until(lambda: live.post("/predict", REQUEST)[1]["role"] == "primary")
+    live.wait_until(lambda: by_primary(live))
+    live.wait_until(lambda: bool(live.json("/admin/roles")["roles"][role]["connected"]))
 
 
-def test_a_hung_primary_costs_its_deadline_and_no_more(live: Served) -> None:
+def test_a_stopped_primary_costs_its_deadline_and_no_more_until_it_goes_on(live: Served) -> None:
     pid = live.process("primary")
     os.kill(pid, signal.SIGSTOP)
     try:
         begun = time.perf_counter()
-        results = load(live.url, 20, 4, [json.dumps(REQUEST).encode()])
+        results = load(live.url, 40, 4, [json.dumps(REQUEST).encode()])
         spent = time.perf_counter() - begun
     finally:
         os.kill(pid, signal.SIGCONT)
 
-    assert {(status, a["role"], a["fallback_reason"]) for status, a in results} == {
-        (200, "fallback", "primary_timeout")
-    }
+    reasons = {a["fallback_reason"] for _, a in results}
+    assert {(status, a["role"]) for status, a in results} == {(200, "fallback")}
+    assert reasons == {"primary_timeout", "circuit_open"}
     assert spent < 20
-    live.wait_until(lambda: live.post("/predict", REQUEST)[1]["role"] == "primary")
+    live.wait_until(lambda: by_primary(live))
+    assert live.process("primary") == pid
+
+
+def test_a_runner_that_stays_silent_is_killed_and_replaced(live: Served) -> None:
+    pid = live.process("primary")
+    kills = live.series("understudy_runner_kills_total")
+
+    os.kill(pid, signal.SIGSTOP)
+
+    live.wait_until(lambda: live.process("primary", default=pid) != pid)
+    live.wait_until(lambda: by_primary(live))
+    assert live.series("understudy_runner_kills_total") == kills + 1
+
+
+def test_another_model_takes_over_under_load_and_fails_no_request(live: Served) -> None:
+    models = live.bundle.settings.models_dir
+    before = read_roles(models)
+    moves: dict[Role, Seat | None] = {"primary": before.seats["shadow"], "shadow": before.seats["primary"]}
+    results: list[tuple[int, Any]] = []
+    body = [json.dumps(REQUEST).encode()]
+    worker = threading.Thread(target=lambda: results.extend(load(live.url, 3000, 4, body)))
+
+    worker.start()
+    while len(results) < 1 and worker.is_alive() and not live.records("predictions"):
+        time.sleep(0.01)
+    moved = move_roles(models, before.revision, moves)
+    live.wait_until(lambda: all(r["current"] for r in live.json("/admin/roles")["roles"].values()))
+    after = live.post("/predict", REQUEST)[1]
+    worker.join()
+    move_roles(models, moved.revision, dict(before.seats))
+    live.wait_until(lambda: live.post("/predict", REQUEST)[1]["model_version"] == before.seats["primary"].version)
+
+    assert {(status, a["role"]) for status, a in results} == {(200, "primary")}
+    assert after["model_version"] == before.seats["shadow"].version
+    versions = [a["model_version"] for _, a in results]
+    assert set(versions) <= {before.seats["primary"].version, before.seats["shadow"].version}
+
+
+def test_an_altered_package_does_not_take_over_and_the_old_one_stays(live: Served) -> None:
+    models = live.bundle.settings.models_dir
+    before = read_roles(models)
+    seat = before.seats["primary"]
+
+    moved = move_roles(models, before.revision, {"primary": Seat("99", "0" * 64, seat.package)})
+    live.wait_until(lambda: live.json("/admin/roles")["roles"]["primary"]["problem"] != "")
+    answer = live.post("/predict", REQUEST)[1]
+    told = live.json("/admin/roles")["roles"]["primary"]
+    move_roles(models, moved.revision, {"primary": seat})
+    live.wait_until(lambda: bool(live.json("/admin/roles")["roles"]["primary"]["current"]))
+
+    assert (answer["role"], answer["model_version"]) == ("primary", seat.version)
+    assert (told["current"], told["running"]["version"]) == (False, seat.version)
+    assert "was altered" in told["problem"]
+
+
+def test_an_operator_holds_the_primary_back_and_lets_it_go(live: Served) -> None:
+    assert live.post("/admin/breakers", {"role": "primary", "mode": "forced_open"})[0] == 200
+    held = live.post("/predict", REQUEST)[1]
+    live.post("/admin/breakers", {"role": "primary", "mode": "auto"})
+
+    assert (held["role"], held["fallback_reason"]) == ("fallback", "circuit_open")
+    assert by_primary(live)
+
+
+def test_the_service_is_not_ready_while_no_model_can_answer(live: Served) -> None:
+    stopped = [live.process(role) for role in ("primary", "fallback")]
+    for pid in stopped:
+        os.kill(pid, signal.SIGKILL)
+
+    live.wait_until(lambda: live.get("/readyz", ok_only=False) == 503)
+    status, answer = live.post("/predict", REQUEST)
+    live.wait_until(lambda: live.get("/readyz", ok_only=False) == 200)
+
+    assert status == 200
+    assert (answer["role"], answer["confidence"]) == ("none", "none")
+    live.wait_until(lambda: by_primary(live))
+
+
+def test_an_answer_tells_how_long_each_stage_took(live: Served) -> None:
+    headers = live.headers("/predict", REQUEST)
+
+    names = [part.partition(";")[0] for part in headers["server-timing"].split(", ")]
+    assert names == ["lookup", "validate", "primary", "post", "log", "total"]
+
+
+def test_two_workers_share_the_runners_and_their_metrics_add_up(tmp_path: Path) -> None:
+    with served(make_bundle(tmp_path), tmp_path, UNDERSTUDY_WORKERS="2") as running:
+        results: list[tuple[int, Any]] = []
+
+        def both_have_answered() -> bool:
+            # The service is ready with its first worker; the second may come a little later.
+            results.extend(load(running.url, 200, 16, [json.dumps(REQUEST).encode()]))
+            return len(list((running.bundle.settings.log_dir / "predictions").glob("*.jsonl"))) == 2
+
+        running.wait_until(both_have_answered)
+        counted = running.series("understudy_predictions_total")
+        running.wait_for("shadow", lambda r: r["outcome"] == "scored", count=len(results))
+
+    assert {status for status, _ in results} == {200}
+    assert counted == len(results)
+
+
+def test_what_was_accepted_is_answered_though_the_service_is_told_to_stop(tmp_path: Path) -> None:
+    results: list[tuple[int, Any]] = []
+    rows = [{**REQUEST, "request_id": f"row-{i}"} for i in range(1000)]
+    with served(make_bundle(tmp_path), tmp_path) as running:
+        logged = running.bundle.settings.log_dir / "predictions"
+        caller = threading.Thread(target=lambda: results.append(running.post("/predict_batch", rows)))
+        caller.start()
+        running.wait_until(lambda: any(path.stat().st_size for path in logged.glob("*.jsonl")))
+    caller.join()
+
+    ((status, answers),) = results
+    assert status == 200
+    assert {a["role"] for a in answers} == {"primary"}
+    records = [json.loads(line) for path in logged.glob("*.jsonl") for line in path.read_text().splitlines()]
+    assert len(records) == 1000
+    rehearsed = running.bundle.settings.log_dir / "shadow"
+    assert sum(len(path.read_text().splitlines()) for path in rehearsed.glob("*.jsonl")) == 1000
+
+
+def test_too_many_at_once_are_told_when_to_come_back(tmp_path: Path) -> None:
+    with served(make_bundle(tmp_path), tmp_path, UNDERSTUDY_MAX_INFLIGHT="2") as running:
+        results = load(running.url, 500, 32, [json.dumps(REQUEST).encode()])
+
+    assert {status for status, _ in results} == {200, 429}
+    assert all("limit 2" in answer["error"] for status, answer in results if status == 429)
 
 
 def test_a_lost_online_store_leaves_the_fallback(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from datetime import datetime, timedelta
-from pathlib import Path
 
 import pytest
 from feast.protos.feast.types.Value_pb2 import Value
@@ -58,16 +57,3 @@ def test_values_are_decoded_by_their_own_type() -> None:
     assert _python(Value(int64_val=7)) == 7
     assert _python(Value()) is None
     assert _python(Value(unix_timestamp_val=int(NOW.timestamp()))) == datetime.fromisoformat(NOW.isoformat())
-
-
-def test_a_model_of_features_the_definitions_lost_does_not_answer(tmp_path: Path) -> None:
-    from dataclasses import replace
-
-    from service.wiring import _fitting
-
-    bundle = make_bundle(tmp_path)
-    fewer = replace(bundle.contract, fields=bundle.contract.fields[:-1])
-
-    assert _fitting(bundle.settings, "primary", bundle.contract) is not None
-    assert _fitting(bundle.settings, "primary", fewer) is None
-    assert _fitting(bundle.settings, "fallback", fewer) is not None

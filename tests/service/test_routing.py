@@ -94,7 +94,9 @@ def test_fallback_answers_from_the_request_alone_when_the_store_is_gone(stage: M
     answer = asyncio.run(asyncio.wait_for(s.router.answer(s.request), 5))
 
     assert (answer.role, answer.fallback_reason) == ("fallback", "store_unavailable")
-    assert fallback.rows == [{"origin": "EWR", "dep_hour": 10}]
+    (row,) = fallback.rows
+    assert (row["origin"], row["dep_hour"]) == ("EWR", 10)
+    assert {row[name] for view in s.router._contract.views for name in view.features if name in row} == {None}
 
 
 def test_the_base_rate_answers_when_both_models_fail(stage: MakeStage) -> None:
@@ -180,3 +182,121 @@ def test_every_answer_has_its_record(stage: MakeStage, scores: tuple[Any, Any]) 
     told = {k: getattr(answer, k) for k in ("request_id", "prediction", "role", "confidence", "fallback_reason")}
     assert {k: record[k] for k in told} == told
     assert record["at"] == NOW
+
+
+def answers(stage: Stage, count: int) -> list[str | None]:
+    """Ask one after the other; returns the reasons."""
+
+    async def run() -> list[str | None]:
+        return [(await stage.router.answer(stage.request)).fallback_reason for _ in range(count)]
+
+    return asyncio.run(run())
+
+
+def test_a_failing_primary_is_no_longer_asked(stage: MakeStage) -> None:
+    primary = FakeRunner(broken)
+    s = stage(primary=primary)
+
+    reasons = answers(s, 40)
+
+    assert reasons == ["primary_error"] * 10 + ["circuit_open"] * 30
+    assert len(primary.rows) == 10
+
+
+def test_a_primary_that_gives_garbage_is_no_longer_asked(stage: MakeStage) -> None:
+    s = stage(primary=FakeRunner(lambda _: 7.5))
+
+    assert answers(s, 12)[10:] == ["circuit_open"] * 2
+
+
+def test_a_slow_primary_is_no_longer_asked_though_it_answers(stage: MakeStage) -> None:
+    s = stage(primary=FakeRunner(lambda _: 0.3, delay_s=0.11))
+
+    reasons = answers(s, 12)
+
+    assert reasons == [None] * 10 + ["circuit_open"] * 2
+
+
+def test_a_failing_fallback_is_no_longer_asked_either(stage: MakeStage) -> None:
+    s = stage(primary=None, fallback=FakeRunner(broken))
+
+    reasons = answers(s, 12)
+
+    assert reasons[0] == "both_failed: primary_absent, fallback_error"
+    assert reasons[-1] == "both_failed: primary_absent, fallback_circuit_open"
+
+
+def test_a_primary_that_is_not_to_be_asked_is_asked_when_nobody_else_can_answer(stage: MakeStage) -> None:
+    s = stage(primary=FakeRunner(broken), fallback=FakeRunner(broken))
+    answers(s, 20)
+    s.cast.primary.runner = FakeRunner(lambda _: 0.3)
+
+    answer = asyncio.run(s.router.answer(s.request))
+
+    assert (answer.role, answer.confidence, answer.fallback_reason) == ("primary", "normal", None)
+
+
+def test_a_primary_an_operator_holds_back_is_not_asked_whatever_happens(stage: MakeStage) -> None:
+    s = stage(fallback=FakeRunner(broken))
+    s.cast.primary.breaker.operate("forced_open")
+
+    answer = asyncio.run(s.router.answer(s.request))
+
+    assert (answer.role, answer.fallback_reason) == ("none", "both_failed: circuit_open, fallback_error")
+
+
+def test_bad_features_are_no_fault_of_the_primary(stage: MakeStage) -> None:
+    s = stage(lookup=FakeLookup(without("carrier_record")))
+
+    reasons = answers(s, 30)
+
+    assert set(reasons) == {"features_invalid"}
+    assert s.cast.primary.breaker.counts == (0, 0, 0)
+
+
+def test_a_caller_who_goes_away_is_no_fault_of_the_primary(stage: MakeStage) -> None:
+    s = stage(primary=FakeRunner(lambda _: 0.3, delay_s=30), deadline_s=60)
+
+    async def run() -> None:
+        task = asyncio.create_task(s.router.answer(s.request))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        await asyncio.wait([task])
+
+    asyncio.run(run())
+
+    assert s.cast.primary.breaker.counts == (0, 0, 0)
+
+
+def test_another_cast_answers_from_the_next_request_on(stage: MakeStage) -> None:
+    s = stage()
+    before = asyncio.run(s.router.answer(s.request))
+
+    s.cast.primary.runner = FakeRunner(lambda _: 0.9, version="8")
+    after = asyncio.run(s.router.answer(s.request))
+
+    assert [(a.prediction, a.model_version) for a in (before, after)] == [(0.3, "7"), (0.9, "8")]
+
+
+def test_stages_are_told_logged_and_traced(stage: MakeStage) -> None:
+    s = stage(primary=FakeRunner(broken))
+
+    answer = asyncio.run(s.router.answer(s.request, parent="00-1-2-01"))
+
+    assert list(answer.stages_ms) == ["lookup", "validate", "primary", "fallback", "post", "log", "total"]
+    assert "stages_ms" not in answer.told()
+    assert set(s.log.records[0]["stages_ms"]) == {"lookup", "validate", "primary", "fallback", "post", "total"}
+    (seen,) = s.seen_trips
+    assert [name for name, _, _ in seen.stages] == ["lookup", "validate", "primary", "fallback", "post", "log"]
+    assert (seen.traceparent, seen.role, seen.failed) == ("00-1-2-01", "fallback", False)
+    begins = [begin for _, begin, _ in seen.stages]
+    assert begins == sorted(begins)
+
+
+def test_rows_of_a_batch_have_more_time_and_are_not_slow_for_it(stage: MakeStage) -> None:
+    s = stage(primary=FakeRunner(lambda _: 0.3, delay_s=0.25))
+
+    async def run() -> list[str | None]:
+        return [(await s.router.answer(s.request, patience=5.0)).fallback_reason for _ in range(11)]
+
+    assert asyncio.run(run()) == [None] * 11

@@ -12,10 +12,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.breaker import Breaker, Rules
+from service.cast import Actor
 from service.fakes import FakeRunner, MemoryLog
-from service.runners import Scored
-from service.shadow import Rehearsal, ShadowPath
+from service.runners import Runner, Scored
+from service.shadow import Bounds, Rehearsal, Sampling, ShadowPath
 from tests.bundle import NOW
+
+
+def made(
+    runner: Runner | None,
+    log: MemoryLog,
+    sampling: Sampling | None = None,
+    *,
+    queue: int = 1000,
+    batch: int = 4,
+    gather_s: float = 0.0,
+    timeout_s: float = 1.0,
+) -> ShadowPath:
+    """A path to a runner."""
+    actor = Actor("shadow", runner, Breaker(Rules()))
+    return ShadowPath(actor, log, sampling or Sampling(), Bounds(queue, batch, gather_s, timeout_s))
 
 
 def rehearse(
@@ -25,7 +42,7 @@ def rehearse(
     log = MemoryLog()
 
     async def run() -> None:
-        path = ShadowPath(runner, log, sample=1.0, queue=queue, batch=4, timeout_s=timeout_s)
+        path = made(runner, log, queue=queue, timeout_s=timeout_s)
         for i in range(count):
             path.offer(Rehearsal(str(i), NOW, {"x": i}))
         await path.close(drain_s)
@@ -76,8 +93,8 @@ def test_an_answer_of_the_wrong_type_costs_its_rows_and_not_the_worker(score: An
 class Short(FakeRunner):
     """A runner that returns one score too few."""
 
-    async def score(self, rows: Sequence[Mapping[str, Any]]) -> Scored:
-        full = await super().score(rows)
+    async def score(self, rows: Sequence[Mapping[str, Any]], end: float = math.inf) -> Scored:
+        full = await super().score(rows, end)
         return Scored(full.version, full.digest, full.scores[:-1])
 
 
@@ -89,7 +106,7 @@ def test_what_comes_after_closing_is_dropped_as_shutdown() -> None:
     log = MemoryLog()
 
     async def run() -> None:
-        path = ShadowPath(FakeRunner(lambda _: 0.5), log, sample=1.0, queue=9, batch=4, timeout_s=1)
+        path = made(FakeRunner(lambda _: 0.5), log, queue=9)
         path.offer(Rehearsal("a", NOW, {}))
         await path.close(1)
         path.offer(Rehearsal("b", NOW, {}))
@@ -106,22 +123,85 @@ def test_sampled_is_scored_plus_dropped(count: int, queue: int, bad: set[int]) -
     assert sum(ledger.values()) == count
 
 
-def sampled(share: float) -> Callable[[str], bool]:
+def sampled(share: float, key: str = "") -> Callable[[str, Mapping[str, Any]], bool]:
     """The sampling decision at a share."""
-    return ShadowPath(FakeRunner(lambda _: 0.5), MemoryLog(), sample=share, queue=1, batch=1, timeout_s=1).samples
+    return made(FakeRunner(lambda _: 0.5), MemoryLog(), Sampling(share, key)).samples
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 1.0])
 def test_sampling_keeps_its_share_and_is_the_same_for_the_same_id(share: float) -> None:
     ids = [f"request-{i}" for i in range(4000)]
 
-    kept = [i for i in ids if sampled(share)(i)]
+    kept = [i for i in ids if sampled(share)(i, {})]
 
     assert abs(len(kept) / len(ids) - share) < 0.03
-    assert kept == [i for i in ids if sampled(share)(i)]
+    assert kept == [i for i in ids if sampled(share)(i, {})]
+
+
+def test_a_sampling_key_falls_one_way_whatever_the_request() -> None:
+    takes = sampled(0.5, "user")
+
+    drawn = {(user, takes(f"{user}-{n}", {"user": user})) for user in range(400) for n in range(5)}
+
+    assert len(drawn) == 400
+    assert abs(sum(taken for _, taken in drawn) / 400 - 0.5) < 0.1
 
 
 def test_nothing_is_sampled_while_no_model_plays_the_shadow() -> None:
-    path = ShadowPath(None, MemoryLog(), sample=1.0, queue=1, batch=1, timeout_s=1)
+    path = made(None, MemoryLog())
 
-    assert not any(path.samples(str(i)) for i in range(100))
+    assert not any(path.samples(str(i), {}) for i in range(100))
+
+
+def test_requests_wait_for_each_other_a_little() -> None:
+    log = MemoryLog()
+    runner = FakeRunner(lambda _: 0.5)
+
+    async def run() -> None:
+        path = made(runner, log, gather_s=0.2, batch=32)
+        for i in range(3):
+            path.offer(Rehearsal(str(i), NOW, {}))
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.4)
+
+    asyncio.run(run())
+
+    assert [r["batch"] for r in log.records] == [3, 3, 3]
+
+
+def test_a_full_batch_does_not_wait() -> None:
+    log = MemoryLog()
+
+    async def run() -> None:
+        path = made(FakeRunner(lambda _: 0.5), log, gather_s=60, batch=4)
+        for i in range(8):
+            path.offer(Rehearsal(str(i), NOW, {}))
+        await asyncio.sleep(0.2)
+
+    asyncio.run(run())
+
+    assert [r["batch"] for r in log.records] == [4] * 8
+
+
+def test_a_dead_shadow_is_no_longer_asked_and_its_requests_are_counted() -> None:
+    runner = FakeRunner(fails)
+
+    ledger = rehearse(100, runner)
+
+    assert ledger == {("dropped", "error"): 40, ("dropped", "circuit_open"): 60}
+    assert len(runner.rows) == 40
+
+
+def test_a_shadow_that_leaves_takes_what_waits_with_it() -> None:
+    log = MemoryLog()
+
+    async def run() -> None:
+        actor = Actor("shadow", FakeRunner(lambda _: 0.5), Breaker(Rules()))
+        path = ShadowPath(actor, log, Sampling(), Bounds(gather_s=0.05))
+        path.offer(Rehearsal("a", NOW, {}))
+        actor.runner = None
+        await path.close(1)
+
+    asyncio.run(run())
+
+    assert [(r["outcome"], r["reason"]) for r in log.records] == [("dropped", "absent")]

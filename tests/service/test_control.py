@@ -1,0 +1,155 @@
+"""The operator's hand on the breakers, and the private folder."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+
+from service.admin import admin_app
+from service.breaker import Breaker, Rules
+from service.cast import Actor, Cast
+from service.control import Control, read_modes, write_mode
+from service.errors import BadRequest, NotReady
+from service.fakes import FakeRunner
+from service.roles import ROLES
+from service.rundir import share_run_dir, socket_of
+from service.settings import ROOT
+from tests.bundle import settings_in
+
+
+def cast() -> Cast:
+    """Three actors."""
+    primary, fallback, shadow = (Actor(role, FakeRunner(lambda _: 0.3), Breaker(Rules())) for role in ROLES)
+    return Cast(primary, fallback, shadow, base_rate=0.2)
+
+
+def test_a_mode_reaches_every_worker_that_follows_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "breakers.json"
+    workers = [Control(path, cast()) for _ in range(2)]
+
+    write_mode(path, "primary", "forced_open")
+    for worker in workers:
+        worker.look()
+
+    assert [w._cast.primary.breaker.state for w in workers] == ["forced_open"] * 2
+    assert workers[0]._cast.fallback.breaker.state == "closed"
+
+
+def test_a_worker_started_later_finds_it_too(tmp_path: Path) -> None:
+    write_mode(tmp_path / "breakers.json", "shadow", "disabled")
+
+    worker = Control(tmp_path / "breakers.json", cast())
+    worker.look()
+
+    assert worker._cast.shadow.breaker.state == "disabled"
+
+
+def test_it_is_followed_while_the_service_runs(tmp_path: Path) -> None:
+    worker = Control(tmp_path / "breakers.json", cast())
+
+    async def run() -> str:
+        worker.start()
+        write_mode(worker.path, "primary", "forced_open")
+        for _ in range(100):
+            await asyncio.sleep(0.02)
+            if worker._cast.primary.breaker.state != "closed":
+                break
+        await worker.close()
+        return worker._cast.primary.breaker.state
+
+    assert asyncio.run(run()) == "forced_open"
+
+
+def test_a_file_that_is_gone_or_damaged_leaves_the_breakers_to_themselves(tmp_path: Path) -> None:
+    path = tmp_path / "breakers.json"
+    worker = Control(path, cast())
+    write_mode(path, "primary", "forced_open")
+    worker.look()
+
+    path.write_text("[1")
+    worker.look()
+
+    assert worker._cast.primary.breaker.state == "closed"
+    assert read_modes(path) == {}
+
+
+@pytest.mark.parametrize(("role", "mode", "named"), [("prima", "auto", "role"), ("primary", "openn", "mode")])
+def test_a_typing_error_is_told(tmp_path: Path, role: str, mode: str, named: str) -> None:
+    with pytest.raises(BadRequest) as error:
+        write_mode(tmp_path / "b.json", role, mode)
+
+    assert error.value.problems[0]["field"] == named
+    assert not (tmp_path / "b.json").exists()
+
+
+def admin(tmp_path: Path, *calls: tuple[str, bytes]) -> list[httpx.Response]:
+    """Ask the admin routes of a small gear: a path, and a body to POST or nothing to GET."""
+    players = cast()
+    gear: Any = SimpleNamespace(cast=players, control=Control(tmp_path / "b.json", players))
+
+    async def run() -> list[httpx.Response]:
+        transport = httpx.ASGITransport(admin_app(lambda: gear))
+        async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+            return [await (client.post(path, content=body) if body else client.get(path)) for path, body in calls]
+
+    return asyncio.run(run())
+
+
+def test_the_admin_routes_show_and_move_the_breakers(tmp_path: Path) -> None:
+    moved, shown = admin(
+        tmp_path, ("/breakers", b'{"role": "primary", "mode": "forced_open"}'), ("/breakers", b"")
+    )  # fmt: skip
+
+    assert moved.status_code == 200
+    assert shown.json()["primary"] == {"state": "forced_open", "calls": 0, "failed": 0, "slow": 0}
+
+
+@pytest.mark.parametrize(("body", "status"), [(b"{", 400), (b"[]", 422), (b'{"role": "primary", "mode": "x"}', 422)])
+def test_what_they_cannot_read_they_refuse(tmp_path: Path, body: bytes, status: int) -> None:
+    (answer,) = admin(tmp_path, ("/breakers", body))
+
+    assert answer.status_code == status
+    assert answer.json()["problems"]
+
+
+def test_the_folder_is_private_shared_with_children_and_removed_at_the_end() -> None:
+    script = (
+        "import os, subprocess, sys\n"
+        "from service.rundir import share_run_dir\n"
+        "from service.settings import Settings\n"
+        "made = share_run_dir(Settings()).run_dir\n"
+        "print(made, oct(made.stat().st_mode & 0o777), os.environ['UNDERSTUDY_RUN_DIR'] == str(made))\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+
+    folder, mode, shared = done.stdout.split()
+    assert (mode, shared) == ("0o700", "True")
+    assert not Path(folder).exists()
+
+
+def test_a_folder_of_ones_own_choice_is_made_and_kept(tmp_path: Path) -> None:
+    settings = share_run_dir(settings_in(tmp_path, run_dir=tmp_path / "run"))
+
+    assert stat.S_IMODE((tmp_path / "run").stat().st_mode) == 0o700
+    assert socket_of(settings, "primary") == tmp_path / "run" / "primary.sock"
+    assert "UNDERSTUDY_RUN_DIR" not in os.environ
+
+
+def test_a_folder_that_others_may_enter_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run").chmod(0o755)
+
+    with pytest.raises(NotReady, match="chmod 700"):
+        share_run_dir(settings_in(tmp_path, run_dir=tmp_path / "run"))
