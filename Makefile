@@ -141,6 +141,10 @@ compare: $(READY) ## compare shadow with primary from the logs: page, JSON, verd
 	@if [ -e "$(CLOCK)" ]; then export UNDERSTUDY_CLOCK="$(CLOCK)"; fi
 	$(PY) -m monitoring.compare_job
 
+.PHONY: ledger
+ledger: $(READY) ## whether the logs account for everything: served = logged + dropped, sampled = scored + dropped
+	@$(PY) -m monitoring.ledger
+
 .PHONY: skew
 skew: $(READY) ## audit served vectors against the offline store at their instant: page, JSON, exit 1 on skew
 	@$(PY) -m monitoring.skew_job
@@ -165,8 +169,24 @@ bench-join: $(READY) ## time and memory of the point-in-time join over all rows
 bench-lookup: $(READY) ## time of a feature lookup against plain Feast, SQLite and Redis (needs redis-server)
 	@$(PY) -W ignore -m benchmarks.lookup
 
+.PHONY: bench-serving
+bench-serving: $(READY) ## requests per second and latency against stock BentoML and a hand-written service (about 10 minutes)
+	@$(PY) -W ignore -m benchmarks.serving
+
+.PHONY: bench-verdict
+bench-verdict: $(READY) ## simulated campaigns: wrong promotes, power, planted shadows
+	@$(PY) -W ignore -m benchmarks.verdict
+
+.PHONY: soak
+soak: $(READY) ## a million requests: memory growth, longest stall (about 15 minutes)
+	@$(PY) -W ignore -m benchmarks.soak
+
+.PHONY: fuzz
+fuzz: $(READY) ## 10,000 made-up requests against the OpenAPI document: no 5xx
+	@$(PY) -W ignore -m benchmarks.fuzz
+
 .PHONY: bench
-bench: bench-join bench-lookup backtest ## every benchmark
+bench: bench-join bench-lookup bench-verdict bench-serving backtest ## every benchmark
 
 .PHONY: check
 check: $(READY) ## ruff, mypy strict, import directions, docs are current
@@ -182,6 +202,10 @@ test: $(READY) ## every test that needs no server
 .PHONY: test-services
 test-services: $(READY) ## tests against real servers (see docs/development.md)
 	@$(PY) -m pytest -m services
+
+.PHONY: audit
+audit: $(READY) ## known vulnerabilities of what an image carries (asks a vulnerability service)
+	@$(BIN)/uv tool run pip-audit --requirement requirements/service.txt --require-hashes --disable-pip
 
 .PHONY: docs
 docs: $(READY) ## rewrite the generated parts of the documentation

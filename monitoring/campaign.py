@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 
-from monitoring.evidence import Ledger, LostTraffic, Version
-from monitoring.statistics import log_losses, standardized_shift
+from monitoring.evidence import Ledger, Version
 
 
 @dataclass(frozen=True)
@@ -79,17 +77,6 @@ def ledger(frame: pd.DataFrame) -> Ledger:
     )
 
 
-def lost_traffic(frame: pd.DataFrame) -> LostTraffic:
-    """Compare the primary's answers on lost and on kept rows: what is lost under load is seldom a random sample."""
-    asked = frame[frame["shadow_sampled"].fillna(value=False).astype(bool) & frame["role"].eq("primary")]
-    scored = is_scored(asked)
-    lost, kept = asked[~scored], asked[scored]
-    if lost.empty or kept.empty:
-        return LostTraffic(len(lost), len(kept), None, None, _loss(lost), _loss(kept))
-    shift, error = standardized_shift(_numbers(lost["prediction"]), _numbers(kept["prediction"]))
-    return LostTraffic(len(lost), len(kept), shift, max(0.0, shift - 1.96 * error), _loss(lost), _loss(kept))
-
-
 def _differs(digests: pd.Series, model: Version) -> pd.Series:
     return ~digests.isin([model.digest])
 
@@ -99,14 +86,3 @@ def _newest(rows: pd.DataFrame, version: str, digest: str) -> Version:
         return Version(None, None)
     last = rows.loc[rows["at"].idxmax()]
     return Version(None if pd.isna(last[version]) else str(last[version]), str(last[digest]))
-
-
-def _loss(rows: pd.DataFrame) -> float | None:
-    labelled = rows[rows["label"].notna()]
-    if labelled.empty:
-        return None
-    return float(log_losses(_numbers(labelled["label"]), _numbers(labelled["prediction"])).mean())
-
-
-def _numbers(column: pd.Series) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    return column.to_numpy(dtype=np.float64)

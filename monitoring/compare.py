@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from monitoring.campaign import Campaign, is_scored, ledger, lost_traffic, newest_campaign
+from monitoring.campaign import Campaign, is_scored, ledger, newest_campaign
 from monitoring.evidence import (
     Agreement,
     Disagreement,
     Evidence,
     Histogram,
-    LabelCoverage,
     Latency,
+    PairedLatency,
     ScoreShift,
     Span,
 )
+from monitoring.lost import lost_traffic
 from monitoring.pairing import Paired
-from monitoring.performance import performance
-from monitoring.statistics import Floats, ks, psi, rank_correlation
+from monitoring.performance import blocks_of, conditions, performance
+from monitoring.plan import Plan
+from monitoring.quality import LabelCoverage
+from monitoring.sequential import interval
+from monitoring.statistics import Floats, ks, psi, rank_correlation, wasserstein
+from monitoring.units import mean_units
 from service.contract import Contract
 from service.errors import DataError
 
+LEAST_CALLS = 200
 _EXAMPLES = 8
 
 
@@ -36,17 +43,13 @@ class Options:
 
     Attributes:
         maturity: age at which a prediction's label should have arrived; younger rows are not scored, because the
-            labels that come early are not like the others.
-        block: stretch of time within which rows are taken to depend on each other.
-        minimum_slice: rows below which a slice is not compared.
-        confidence: of every interval.
+            labels that come early are not like the others. Nor are rows of a block of time that is not over.
+        plan: what is tested and how.
         now: the clock's now; None, or a moment before the logs end, means the last moment the logs speak of.
     """
 
     maturity: timedelta = timedelta(hours=24)
-    block: timedelta = timedelta(days=1)
-    minimum_slice: int = 200
-    confidence: float = 0.95
+    plan: Plan = field(default_factory=Plan)
     now: datetime | None = None
 
 
@@ -76,8 +79,10 @@ def compare(paired: Paired, contract: Contract, options: Options | None = None) 
 
 def _evidence(campaign: Campaign, both: pd.DataFrame, paired: Paired, contract: Contract, options: Options) -> Evidence:
     frame = campaign.frame
-    horizon = _now(paired.frame, options.now) - options.maturity
-    truths = both[both["label"].notna() & (both["at"] <= horizon)]
+    now = _now(paired.frame, options.now)
+    horizon = _whole_blocks(now - options.maturity, options.plan.block)
+    truths = both[both["label"].notna() & (both["at"] < horizon)]
+    slices = slice_columns(contract)
     thresholds = _thresholds(both, truths)
     single = both.loc[both["shadow_batch"].eq(1), "shadow_ms"]
     latency = (
@@ -88,6 +93,9 @@ def _evidence(campaign: Campaign, both: pd.DataFrame, paired: Paired, contract: 
     return Evidence(
         primary=campaign.primary,
         shadow=campaign.shadow,
+        opened=_moment(frame["at"].min()),
+        as_of=_moment(now),
+        contract=contract.digest,
         positive=contract.positive,
         span=Span(_moment(frame["at"].min()), _moment(frame["at"].max())),
         predictions=len(frame),
@@ -97,20 +105,15 @@ def _evidence(campaign: Campaign, both: pd.DataFrame, paired: Paired, contract: 
         confidences=_counts(frame["confidence"]),
         fallback_reasons=_counts(frame["fallback_reason"]),
         ledger=ledger(frame),
-        lost_traffic=lost_traffic(frame),
+        lost_traffic=lost_traffic(frame, slices),
         agreement=tuple(_agreement(both, threshold, meaning) for threshold, meaning in thresholds.items()),
         scores=_score_shift(both),
         latency=tuple(entry for entry in latency if entry is not None),
+        paired_latency=_paired_latency(both, options.plan),
         largest_batch=None if both["shadow_batch"].isna().all() else int(both["shadow_batch"].max()),
         label_coverage=_label_coverage(frame, horizon, options.maturity),
-        performance=performance(
-            truths,
-            slices=slice_columns(contract),
-            thresholds=tuple(thresholds),
-            block=options.block,
-            minimum_slice=options.minimum_slice,
-            confidence=options.confidence,
-        ),
+        conditions=conditions(_answered(frame, horizon), options.plan),
+        performance=performance(truths, slices=slices, thresholds=tuple(thresholds), plan=options.plan),
         disagreements=_disagreements(both, contract),
         notes=paired.notes,
     )
@@ -126,6 +129,17 @@ def _now(frame: pd.DataFrame, now: datetime | None) -> pd.Timestamp:
     moments = [frame["at"].max(), frame["known_at"].max(), pd.Timestamp(now) if now else pd.NaT]
     last: pd.Timestamp = pd.Series(moments).max()
     return last
+
+
+def _whole_blocks(moment: pd.Timestamp, block: timedelta) -> pd.Timestamp:
+    """Start of the block a moment falls in: what lies before it is in blocks that are over."""
+    epoch = pd.Timestamp(0, tz="UTC")
+    return epoch + (moment - epoch) // block * block
+
+
+def _answered(frame: pd.DataFrame, horizon: pd.Timestamp) -> pd.DataFrame:
+    """Rows whose answer, shadow score and mature label are all known, whoever answered."""
+    return frame[is_scored(frame) & frame["label"].notna() & frame["prediction"].notna() & (frame["at"] < horizon)]
 
 
 def _thresholds(both: pd.DataFrame, truths: pd.DataFrame) -> dict[float, str]:
@@ -146,7 +160,16 @@ def _agreement(both: pd.DataFrame, threshold: float, meaning: str) -> Agreement:
         agree=int((primary == shadow).sum()),
         only_primary_positive=int((primary & ~shadow).sum()),
         only_shadow_positive=int((~primary & shadow).sum()),
+        noise=_noise(both, threshold),
     )
+
+
+def _noise(both: pd.DataFrame, threshold: float) -> float | None:
+    """How often the primary decides otherwise when asked the same again, where a log says so (Diffy's noise floor)."""
+    if "prediction_again" not in both or both["prediction_again"].isna().all():
+        return None
+    twice = both[both["prediction_again"].notna()]
+    return float(((twice["prediction"] >= threshold) != (twice["prediction_again"] >= threshold)).mean())
 
 
 def _score_shift(both: pd.DataFrame) -> ScoreShift | None:
@@ -163,6 +186,7 @@ def _score_shift(both: pd.DataFrame) -> ScoreShift | None:
         psi=psi(primary, shadow),
         ks=distance,
         ks_p_value=p_value,
+        wasserstein=wasserstein(primary, shadow),
         rank_correlation=rank_correlation(primary, shadow),
         histogram=Histogram(tuple(float(e) for e in edges), counts[0], counts[1]),
     )
@@ -176,8 +200,22 @@ def _latency(name: str, milliseconds: pd.Series) -> Latency | None:
     return Latency(name, len(values), p50, p95, p99)
 
 
+def _paired_latency(both: pd.DataFrame, plan: Plan) -> PairedLatency | None:
+    known = both[(both["ms.primary"] > 0) & (both["shadow_ms"] > 0)]
+    alone = known[known["shadow_batch"].eq(1)]
+    single = len(alone) >= LEAST_CALLS
+    rows = alone if single else known
+    if rows.empty:
+        return None
+    primary, shadow = _numbers(rows["ms.primary"]), _numbers(rows["shadow_ms"])
+    p50, p95, p99 = (float(v) for v in np.percentile(shadow - primary, [50, 95, 99]))
+    ratio = mean_units(np.log(shadow / primary), blocks_of(rows["at"], plan.block))
+    low, high = (None if bound is None else math.exp(bound) for bound in interval(ratio, plan.confidence))
+    return PairedLatency(len(rows), single, p50, p95, p99, math.exp(ratio.value), low, high)
+
+
 def _label_coverage(frame: pd.DataFrame, horizon: pd.Timestamp, maturity: timedelta) -> LabelCoverage:
-    mature = frame["at"] <= horizon
+    mature = frame["at"] < horizon
     return LabelCoverage(
         maturity_hours=maturity / timedelta(hours=1),
         mature=int(mature.sum()),

@@ -10,10 +10,12 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from monitoring import export
 from monitoring.compare import Options, compare
+from monitoring.criteria import default_criteria
 from monitoring.evidence import Evidence
 from monitoring.pairing import Paired, paired
 from monitoring.report import Companions, better, data_notes, headline, write_report
@@ -59,7 +61,7 @@ def summary(verdict: Verdict, evidence: Evidence) -> str:
             f"   {entry.calls:>9,} calls"
         )
     if evidence.performance:
-        lines += ["", f"  {'':<18}{'primary':>9} {'shadow':>9} {'primary - shadow, 95 %':>32}   better"]
+        lines += ["", f"  {'':<33}{'primary':>9} {'shadow':>9} {'primary - shadow, 95 %':>32}   better"]
         for metric in evidence.performance.metrics:
             d = metric.difference
             interval = (
@@ -67,7 +69,7 @@ def summary(verdict: Verdict, evidence: Evidence) -> str:
             )
             shown = f"{d.value:+.4f} ({interval})"
             lines.append(
-                f"  {metric.title:<18}{metric.primary:>9.4f} {metric.shadow:>9.4f} {shown:>32}   {better(metric)}"
+                f"  {metric.title:<33}{metric.primary:>9.4f} {metric.shadow:>9.4f} {shown:>32}   {better(metric)}"
             )
     lines += ["", *(f"  {reason.outcome:<8}{reason.message}" for reason in verdict.reasons), ""]
     lines += [f"  note: {n:,} {what}" for what, n in data_notes(evidence)]
@@ -80,14 +82,16 @@ def _run(options: argparse.Namespace) -> None:
     from service.definitions import contracts
 
     contract = contracts(features)["primary"]
+    criteria = default_criteria()
+    criteria = criteria.model_copy(update={"plan": replace(criteria.plan, block=duration(options.block, "--block"))})
     asked = Options(
         maturity=duration(options.maturity, "--maturity"),
-        block=duration(options.block, "--block"),
+        plan=criteria.plan,
         now=clock_from(settings().clock).now(),
     )
     logs = read_logs(options.logs or settings().log_dir, contract)
     evidence = compare(logs, contract, asked)
-    verdict = decide(evidence)
+    verdict = decide(evidence, criteria)
     out: Path = options.out or settings().state_dir / "reports"
     companions = Companions()
     if options.evidently:

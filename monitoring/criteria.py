@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import hashlib
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from monitoring.evidence import Evidence, Latency
-from monitoring.statistics import Difference
+from monitoring.plan import Plan
 
 Direction = Literal["at_least", "at_most", "above"]
 Kind = Literal["evidence", "guardrail", "harm", "improvement"]
-
-# Below this many milliseconds two calls on a shared machine differ by scheduling, not by model.
-LATENCY_SLACK_MS = 2.0
-_LEAST_CALLS = 200
 
 
 class Criterion(BaseModel):
@@ -44,40 +38,21 @@ class Criterion(BaseModel):
 
 
 class Criteria(BaseModel):
-    """All conditions of a verdict; among failures of one weight the first listed is named first."""
+    """Everything a verdict is judged by, declared before the campaign opens.
+
+    Among failures of one weight the first listed is named first.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     items: tuple[Criterion, ...]
+    plan: Plan = Field(Plan(), description="What is tested and how.")
+    valid_days: float = Field(7.0, gt=0, description="Days of clock time after which a verdict is no longer current.")
 
-
-@dataclass(frozen=True)
-class Measured:
-    """A value and the number of rows it rests on; None when it cannot be taken."""
-
-    value: float | None
-    rows: int
-
-
-@dataclass(frozen=True)
-class Measure:
-    """How a criterion's value is read from the evidence and put in words.
-
-    Attributes:
-        title: what it is, for people.
-        read: takes it from the evidence.
-        style: format of value and limit, as for :func:`format`.
-        rows_are: what its rows are called.
-        finding: what its failure means, as a clause about the shadow.
-        advice: what to do then.
-    """
-
-    title: str
-    read: Callable[[Evidence], Measured]
-    style: str
-    rows_are: str
-    finding: str
-    advice: str
+    @property
+    def digest(self) -> str:
+        """SHA-256 over every condition: equal digests mean judged alike."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
 
 def default_criteria() -> Criteria:
@@ -89,156 +64,27 @@ def default_criteria() -> Criteria:
     return Criteria(
         items=(
             rule("invalid_outputs", "harm", "at_most", 0.001, 200, critical=True),
-            rule("log_loss_harm", "harm", "at_least", -0.002, 500, critical=True),
             rule("auc_harm", "harm", "at_most", 0.01, 500, critical=True),
+            rule("overconfidence", "harm", "at_most", 0.2, 500, critical=True),
+            rule("log_loss_harm", "harm", "at_least", -0.002, 500, critical=True),
+            rule("slice_harm", "harm", "at_most", 0, 1, critical=True, must_have_data=False),
+            rule("lost_rows_differ", "evidence", "at_most", 0.2, 30, must_have_data=False),
+            rule("too_good", "evidence", "at_least", 0.5, 500, must_have_data=False),
+            rule("gain_fades", "evidence", "at_least", -0.005, 500, must_have_data=False),
+            rule("duration", "evidence", "at_least", 7),
             rule("paired_rows", "evidence", "at_least", 2000),
             rule("blocks", "evidence", "at_least", 7),
             rule("label_coverage", "evidence", "at_least", 0.8, 1),
-            rule("lost_rows_differ", "evidence", "at_most", 0.2, 30, must_have_data=False),
             rule("shadow_errors", "guardrail", "at_most", 0.01, 200),
             rule("unaccounted", "evidence", "at_most", 0.001, 200),
             rule("coverage", "evidence", "at_least", 0.95, 1),
-            rule("latency", "guardrail", "at_most", 1.5, _LEAST_CALLS),
+            rule("latency", "guardrail", "at_most", 1.5, 200),
             rule("score_correlation", "guardrail", "at_least", 0.3, 200),
-            rule("slice_harm", "guardrail", "at_least", -0.002, 1, must_have_data=False),
+            rule("disagreement", "guardrail", "at_most", 0.2, 200),
             rule("calibration_harm", "guardrail", "at_least", -0.02, 500),
-            rule("log_loss_gain", "improvement", "above", 0.0, 500),
+            rule("accuracy_harm", "guardrail", "at_most", 0.005, 500),
+            rule("gain", "improvement", "at_least", 20, 500),
+            rule("log_loss_margin", "guardrail", "at_least", -0.002, 500),
             rule("auc_margin", "guardrail", "at_most", 0.01, 500),
         )
     )
-
-
-def _rate(*reasons: str) -> Callable[[Evidence], Measured]:
-    return lambda evidence: Measured(evidence.ledger.rate(*reasons), evidence.ledger.sampled)
-
-
-def _unaccounted(evidence: Evidence) -> Measured:
-    ledger = evidence.ledger
-    return Measured(ledger.unaccounted / ledger.sampled if ledger.sampled else None, ledger.sampled)
-
-
-def _bound(metric: str, pick: Callable[[Difference], float | None]) -> Callable[[Evidence], Measured]:
-    def read(evidence: Evidence) -> Measured:
-        found = evidence.performance.metric(metric) if evidence.performance else None
-        return Measured(pick(found.difference), found.difference.rows) if found else Measured(None, 0)
-
-    return read
-
-
-def _latency(evidence: Evidence) -> Measured:
-    """Ratio of the p95s beyond the slack; on shadow calls of a single row where there are enough of them."""
-    calls = {entry.name: entry for entry in evidence.latency}
-    primary, shadow = calls.get("primary"), like_for_like(calls)
-    if primary is None or shadow is None or primary.p95 <= 0:
-        return Measured(None, 0)
-    beyond = max(0.0, shadow.p95 - LATENCY_SLACK_MS) / primary.p95
-    return Measured(beyond, min(primary.calls, shadow.calls))
-
-
-def like_for_like(calls: dict[str, Latency]) -> Latency | None:
-    """The shadow calls to hold against the primary's."""
-    single = calls.get("shadow_single")
-    return single if single is not None and single.calls >= _LEAST_CALLS else calls.get("shadow")
-
-
-def _slice_harm(evidence: Evidence) -> Measured:
-    slices = evidence.performance.slices if evidence.performance else ()
-    known = [(entry.joint_high, entry.difference.rows) for entry in slices if entry.joint_high is not None]
-    worst = min(known, default=None)
-    return Measured(*worst) if worst else Measured(None, 0)
-
-
-MEASURES: dict[str, Measure] = {
-    "invalid_outputs": Measure(
-        "Invalid outputs of the shadow, share of sampled requests",
-        _rate("invalid_output"), ".2%", "sampled requests",
-        "the shadow gives answers that are not probabilities",
-        "find the inputs it cannot score and train again",
-    ),
-    "log_loss_harm": Measure(
-        "Log-loss gain, upper bound of the interval",
-        _bound("log_loss", lambda d: d.high), "+.4f", "labelled pairs",
-        "the shadow's probabilities are clearly worse",
-        "train another",
-    ),
-    "auc_harm": Measure(
-        "AUC lost, lower bound of the interval",
-        _bound("auc", lambda d: d.low), "+.4f", "labelled pairs",
-        "the shadow ranks clearly worse",
-        "train another",
-    ),
-    "paired_rows": Measure(
-        "Requests with both scores and a mature label",
-        lambda e: Measured(float(e.performance.rows), e.performance.rows) if e.performance else Measured(0.0, 0),
-        ",.0f", "labelled pairs", "too few requests have both scores and a label",
-        "let the shadow run on, or deliver the labels",
-    ),
-    "blocks": Measure(
-        "Independent blocks of time with labels",
-        lambda e: Measured(float(e.performance.blocks), e.performance.rows) if e.performance else Measured(0.0, 0),
-        ",.0f", "labelled pairs", "the labels span too short a time",
-        "let the shadow run on: rows of one block say little about the next",
-    ),
-    "label_coverage": Measure(
-        "Mature predictions with a label",
-        lambda e: Measured(e.label_coverage.rate, e.label_coverage.mature), ".1%", "mature predictions",
-        "too many labels are missing",
-        "find out why labels are missing: those that arrive may not be like the rest",
-    ),
-    "lost_rows_differ": Measure(
-        "Distance of lost from kept requests in standard deviations of the primary's score, lower bound",
-        lambda e: Measured(e.lost_traffic.score_shift_low, e.lost_traffic.lost), ".2f", "lost requests",
-        "the requests the shadow lost are not like those it scored",
-        "stop the losses and run on",
-    ),
-    "shadow_errors": Measure(
-        "Errors and timeouts of the shadow, share of sampled requests",
-        _rate("error", "timeout"), ".2%", "sampled requests", "the shadow fails too often",
-        "read the shadow runner's log",
-    ),
-    "unaccounted": Measure(
-        "Sampled requests without a shadow record", _unaccounted, ".2%", "sampled requests",
-        "sampled requests are missing from the shadow log",
-        "look for killed processes or a full disk in the campaign",
-    ),
-    "coverage": Measure(
-        "Sampled requests the shadow scored",
-        lambda e: Measured(e.ledger.coverage, e.ledger.sampled), ".1%", "sampled requests",
-        "the shadow scored too few of its requests",
-        "give the shadow more room (queue, batch, timeout) and run on",
-    ),
-    "latency": Measure(
-        f"Shadow's p95 latency over the primary's, the first {LATENCY_SLACK_MS:g} ms free",
-        _latency, ".2f", "calls", "the shadow is too slow",
-        "make the model smaller, or give its runner more room",
-    ),
-    "score_correlation": Measure(
-        "Rank correlation of both scores",
-        lambda e: Measured(e.scores.rank_correlation, e.scores.rows) if e.scores else Measured(None, 0),
-        ".2f", "pairs", "the shadow's scores hardly resemble the primary's",
-        "check the encoding of its inputs",
-    ),
-    "slice_harm": Measure(
-        "Log-loss gain in the worst slice, upper bound over all slices at once",
-        _slice_harm, "+.4f", "labelled pairs", "the shadow is clearly worse for some slice",
-        "see the slices: those requests would be served worse",
-    ),
-    "calibration_harm": Measure(
-        "Calibration gain, primary's error minus the shadow's",
-        _bound("ece", lambda d: d.value), "+.4f", "labelled pairs",
-        "the shadow's probabilities are off",
-        "calibrate it",
-    ),
-    "log_loss_gain": Measure(
-        "Log-loss gain, lower bound of the interval",
-        _bound("log_loss", lambda d: d.low), "+.4f", "labelled pairs",
-        "there is no evidence that the shadow is better",
-        "run on, or train a better one",
-    ),
-    "auc_margin": Measure(
-        "AUC lost, upper bound of the interval",
-        _bound("auc", lambda d: d.high), "+.4f", "labelled pairs",
-        "a loss in ranking cannot be ruled out",
-        "run on",
-    ),
-}  # fmt: skip

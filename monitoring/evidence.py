@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
 from monitoring.pairing import Notes
-from monitoring.statistics import Difference, Discordance
+from monitoring.quality import Condition, LabelCoverage, Performance
 
 
 @dataclass(frozen=True)
@@ -58,14 +60,34 @@ class Ledger:
 
 
 @dataclass(frozen=True)
+class LostDifference:
+    """One thing in which lost and kept requests were compared.
+
+    Attributes:
+        lost, kept: the two means.
+        rows: lost requests it is known of.
+        shift: their distance in standard deviations.
+        shift_low: lower bound of it, all comparisons at once at 97.5 %, not below 0.
+    """
+
+    what: str
+    lost: float
+    kept: float
+    rows: int
+    shift: float
+    shift_low: float
+
+
+@dataclass(frozen=True)
 class LostTraffic:
     """Whether the requests the shadow lost differ from those it kept, by the primary's answers to both.
 
     Attributes:
         lost, kept: sampled requests answered by the primary without and with a shadow score.
         score_shift: distance of the two mean primary scores, in standard deviations.
-        score_shift_low: lower 95 % bound of it, not below 0.
+        score_shift_low: lower bound of it, not below 0.
         primary_loss_lost, primary_loss_kept: the primary's log loss on the labelled rows of each.
+        differences: everything compared, the largest lower bound first.
     """
 
     lost: int
@@ -74,11 +96,16 @@ class LostTraffic:
     score_shift_low: float | None
     primary_loss_lost: float | None
     primary_loss_kept: float | None
+    differences: tuple[LostDifference, ...]
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How often both roles decide alike at one threshold."""
+    """How often both roles decide alike at one threshold.
+
+    Attributes:
+        noise: share of requests the primary decides otherwise when asked twice; None when it was not.
+    """
 
     threshold: float
     meaning: str
@@ -86,6 +113,12 @@ class Agreement:
     agree: int
     only_primary_positive: int
     only_shadow_positive: int
+    noise: float | None = None
+
+    @property
+    def disagreement(self) -> float:
+        """Share of requests decided otherwise, beyond the primary's own noise."""
+        return max(0.0, 1 - self.agree / self.rows - (self.noise or 0.0)) if self.rows else 0.0
 
 
 @dataclass(frozen=True)
@@ -99,7 +132,11 @@ class Histogram:
 
 @dataclass(frozen=True)
 class ScoreShift:
-    """Both roles' scores on the same requests."""
+    """Both roles' scores on the same requests.
+
+    Attributes:
+        wasserstein: distance of the two distributions in standard deviations of the primary's score.
+    """
 
     rows: int
     mean_primary: float
@@ -107,6 +144,7 @@ class ScoreShift:
     psi: float
     ks: float
     ks_p_value: float
+    wasserstein: float
     rank_correlation: float
     histogram: Histogram
 
@@ -123,85 +161,24 @@ class Latency:
 
 
 @dataclass(frozen=True)
-class Metric:
-    """One quality measure of both roles on the same labelled rows."""
+class PairedLatency:
+    """The shadow's milliseconds minus the primary's on the same requests, and their ratio.
 
-    name: str
-    title: str
-    higher_is_better: bool
-    primary: float
-    shadow: float
-    difference: Difference
-
-
-@dataclass(frozen=True)
-class CalibrationBin:
-    """Rows of one role whose scores fall in one bin."""
-
-    role: str
-    mean_score: float
-    positive_share: float
-    rows: int
-
-
-@dataclass(frozen=True)
-class RunningPoint:
-    """The paired log-loss difference over everything up to the end of one block."""
-
-    at: datetime
-    value: float
-    low: float | None
-    high: float | None
-
-
-@dataclass(frozen=True)
-class Slice:
-    """The paired log-loss difference within one value of one column.
-
-    ``low``/``high`` of ``difference`` hold for this slice alone; ``joint_low``/``joint_high`` hold for all slices at
-    once (Bonferroni).
+    Attributes:
+        rows: requests for which both are known.
+        single: whether only shadow calls of one request count; else the shadow's time is its whole batch's.
+        p50, p95, p99: percentiles of the difference in milliseconds.
+        ratio, ratio_low, ratio_high: geometric mean of shadow over primary, with an interval that holds at all times.
     """
 
-    column: str
-    value: str
-    positive_share: float
-    difference: Difference
-    joint_low: float | None
-    joint_high: float | None
-
-
-@dataclass(frozen=True)
-class Performance:
-    """Quality on mature labelled rows that the primary answered and the shadow scored."""
-
     rows: int
-    blocks: int
-    positive_share: float
-    metrics: tuple[Metric, ...]
-    decisions: tuple[tuple[float, Discordance], ...]
-    calibration: tuple[CalibrationBin, ...]
-    running: tuple[RunningPoint, ...]
-    slices: tuple[Slice, ...]
-    slices_too_small: int
-
-    def metric(self, name: str) -> Metric | None:
-        """Return one measure, or None when it could not be taken."""
-        return next((metric for metric in self.metrics if metric.name == name), None)
-
-
-@dataclass(frozen=True)
-class LabelCoverage:
-    """How many of the predictions old enough to have a label have one."""
-
-    maturity_hours: float
-    mature: int
-    labelled: int
-    immature: int
-
-    @property
-    def rate(self) -> float | None:
-        """Share of mature predictions labelled; None when none is mature."""
-        return self.labelled / self.mature if self.mature else None
+    single: bool
+    p50: float
+    p95: float
+    p99: float
+    ratio: float
+    ratio_low: float | None
+    ratio_high: float | None
 
 
 @dataclass(frozen=True)
@@ -222,17 +199,24 @@ class Evidence:
 
     Attributes:
         primary, shadow: the two models it is about.
+        opened: the campaign's first prediction.
+        as_of: the moment the evidence was gathered, by the clock.
+        contract: digest of the features' contract.
         positive: what a label of 1 means.
         span: first and last prediction.
         predictions: predictions in the campaign.
         other_versions: predictions set aside because another pair of models was at work.
         service_versions: versions of the service that answered, with counts.
         roles, confidences, fallback_reasons: predictions by who answered and how.
+        conditions: quality by who answered and with what confidence.
         performance: None without a single mature labelled pair.
     """
 
     primary: Version
     shadow: Version
+    opened: datetime
+    as_of: datetime
+    contract: str
     positive: str
     span: Span
     predictions: int
@@ -246,8 +230,31 @@ class Evidence:
     agreement: tuple[Agreement, ...]
     scores: ScoreShift | None
     latency: tuple[Latency, ...]
+    paired_latency: PairedLatency | None
     largest_batch: int | None
     label_coverage: LabelCoverage
+    conditions: tuple[Condition, ...]
     performance: Performance | None
     disagreements: tuple[Disagreement, ...]
     notes: Notes
+
+    @property
+    def campaign(self) -> str:
+        """Name of the campaign: the same for the same two models, contract and opening, at every look."""
+        parts = (self.primary.digest, self.shadow.digest, self.contract, self.opened.isoformat())
+        return hashlib.sha256("\n".join(str(part) for part in parts).encode()).hexdigest()[:16]
+
+    @property
+    def days(self) -> float:
+        """Clock time since the campaign opened, in days."""
+        return (self.as_of - self.opened) / timedelta(days=1)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over every number in it."""
+        return digest(self)
+
+
+def digest(record: Any) -> str:
+    """SHA-256 over a frozen record of plain values."""
+    return hashlib.sha256(json.dumps(asdict(record), sort_keys=True, default=str).encode()).hexdigest()

@@ -30,7 +30,7 @@ _PANDAS = {
     "BOOLEAN": "boolean",
     "TIMESTAMPTZ": "datetime64[us, UTC]",
 }
-_STAGES = ("lookup", "validate", "primary", "fallback", "total")
+_STAGES = ("lookup", "validate", "primary", "fallback", "post", "total")
 _VIOLATIONS = "STRUCT(feature VARCHAR, kind VARCHAR, message VARCHAR)[]"
 
 
@@ -122,13 +122,16 @@ def _read(folder: Path, schema: Mapping[str, str], wanted: Sequence[_Column], re
     if not segments:
         return Export(_typed(pd.DataFrame({column.name: [] for column in wanted}), wanted), 0)
     whole = " AND ".join(f"{_quoted(name)} IS NOT NULL" for name in required)
+    # A writer's closing line is no record and no damage.
+    schema = {**schema, "closed": "BOOLEAN"}
     select = ", ".join(f"{column.expression} AS {_quoted(column.name)}" for column in wanted)
     with duckdb.connect() as connection:
         # With ignore_errors a line that is no JSON object becomes a row of nulls, and a value of another type
         # than declared becomes null; both are caught by the fields a record cannot be without.
         frame = connection.execute(
             f"SELECT {select}, {whole} AS is_whole "
-            "FROM read_json(?, format='newline_delimited', ignore_errors=true, columns=?)",
+            "FROM read_json(?, format='newline_delimited', ignore_errors=true, columns=?) "
+            "WHERE closed IS NULL",
             [segments, dict(schema)],
         ).df()
     is_whole = frame.pop("is_whole").to_numpy(dtype=bool)

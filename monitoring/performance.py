@@ -2,49 +2,62 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
-from monitoring.evidence import CalibrationBin, Metric, Performance, RunningPoint, Slice
-from monitoring.statistics import (
-    Difference,
-    Discordance,
-    Floats,
-    Ints,
-    auc,
-    briers,
-    ece,
-    log_losses,
-    mcnemar,
-    paired_auc,
-    paired_ece,
-    paired_mean,
-    running_mean,
+from monitoring.plan import Plan
+from monitoring.quality import (
+    CalibrationBin,
+    Condition,
+    Fading,
+    Gain,
+    Metric,
+    Overconfidence,
+    Performance,
+    RunningPoint,
 )
+from monitoring.sequential import Units, discordant_log_e, interval, interval_sequence, log_e_values
+from monitoring.slices import slices_of
+from monitoring.statistics import Difference, Discordance, Floats, Ints, auc, briers, ece, log_losses, mcnemar
+from monitoring.units import auc_units, ece_units, mean_units, overconfidence_units
 
 _BINS = 10
+_THIRDS = 9
+_LARGEST_LOG_E = 500.0
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The labelled pairs as arrays."""
+
+    labels: Floats
+    primary: Floats
+    shadow: Floats
+    blocks: Ints
+
+    @property
+    def gain(self) -> Floats:
+        return log_losses(self.labels, self.primary) - log_losses(self.labels, self.shadow)
+
+    def right(self, threshold: float) -> tuple[Floats, Floats]:
+        truth = self.labels == 1
+        return tuple(np.asarray((s >= threshold) == truth, dtype=np.float64) for s in (self.primary, self.shadow))  # type: ignore[return-value]
 
 
 def performance(
-    frame: pd.DataFrame,
-    *,
-    slices: tuple[str, ...],
-    thresholds: tuple[float, ...],
-    block: timedelta,
-    minimum_slice: int,
-    confidence: float,
+    frame: pd.DataFrame, *, slices: tuple[str, ...], thresholds: tuple[float, ...], plan: Plan
 ) -> Performance | None:
     """Measure both roles on labelled pairs.
 
     Args:
-        frame: rows with ``at, prediction, shadow_prediction, label``, none of them null.
+        frame: rows of whole blocks with ``at, prediction, shadow_prediction, label``, none of them null.
         slices: columns of ``frame`` to split by; rows without a value are left out of that split.
-        thresholds: scores above which the decision is positive.
-        block: stretch of time within which rows are taken to depend on each other.
-        minimum_slice: rows below which a slice is only counted.
-        confidence: of every interval, 0 to 1.
+        thresholds: scores above which the decision is positive, to be shown.
 
     Returns:
         None when there are no rows.
@@ -52,17 +65,22 @@ def performance(
     if frame.empty:
         return None
     labels, primary, shadow = (_numbers(frame[name]) for name in ("label", "prediction", "shadow_prediction"))
-    blocks = blocks_of(frame["at"], block)
-    gain = log_losses(labels, primary) - log_losses(labels, shadow)
-    found, small = _slices(frame, gain, labels, blocks, slices, minimum_slice, confidence)
+    rows = _Rows(labels, primary, shadow, blocks_of(frame["at"], plan.block))
+    loss = mean_units(rows.gain, rows.blocks)
+    found, small = slices_of(frame, rows.gain, labels, rows.blocks, slices, plan)
+    evidence, path = _gain(rows, loss, plan)
     return Performance(
         rows=len(frame),
-        blocks=len(np.unique(blocks)),
+        blocks=len(loss.sums),
         positive_share=float(labels.mean()),
-        metrics=_metrics(labels, primary, shadow, blocks, confidence),
-        decisions=tuple((t, _decisions(labels, primary, shadow, t)) for t in thresholds),
+        metrics=_metrics(rows, loss, plan),
+        overall=_overall(rows),
+        gain=evidence,
+        overconfidence=_overconfidence(rows, plan.confidence),
+        fading=_fading(loss),
+        decisions=tuple((t, _decisions(rows, t)) for t in thresholds),
         calibration=_calibration("primary", labels, primary) + _calibration("shadow", labels, shadow),
-        running=_running(gain, blocks, block, confidence),
+        running=_running(loss, path, rows.blocks, plan),
         slices=found,
         slices_too_small=small,
     )
@@ -74,24 +92,105 @@ def blocks_of(at: pd.Series, block: timedelta) -> Ints:
     return np.asarray(micros // (block // timedelta(microseconds=1)), dtype=np.int64)
 
 
-def _metrics(labels: Floats, primary: Floats, shadow: Floats, blocks: Ints, confidence: float) -> tuple[Metric, ...]:
+def conditions(frame: pd.DataFrame, plan: Plan) -> tuple[Condition, ...]:
+    """Measure the shadow against whoever answered, by role and confidence of the answer.
+
+    Args:
+        frame: mature rows with ``role, confidence, prediction, shadow_prediction, label``, scores and label not null.
+    """
     out = []
-    for name, title, each in (("log_loss", "Log loss", log_losses), ("brier", "Brier score", briers)):
-        first, second = each(labels, primary), each(labels, shadow)
-        difference = paired_mean(first - second, blocks, confidence)
-        out.append(Metric(name, title, False, float(first.mean()), float(second.mean()), difference))
-    ranking = paired_auc(labels, primary, shadow, blocks, confidence)
-    first_auc, second_auc = auc(labels, primary), auc(labels, shadow)
-    if ranking is not None and first_auc is not None and second_auc is not None:
-        out.append(Metric("auc", "AUC", True, first_auc, second_auc, ranking))
-    calibration = paired_ece(labels, primary, shadow, blocks, confidence)
-    out.append(Metric("ece", "Calibration error", False, ece(labels, primary), ece(labels, shadow), calibration))
+    for (role, confidence), rows in frame.groupby(["role", "confidence"], sort=True):
+        labels, served, shadow = (_numbers(rows[name]) for name in ("label", "prediction", "shadow_prediction"))
+        losses = log_losses(labels, served), log_losses(labels, shadow)
+        found = difference(mean_units(losses[0] - losses[1], blocks_of(rows["at"], plan.block)), len(rows), plan)
+        means = float(losses[0].mean()), float(losses[1].mean())
+        out.append(Condition(f"{role}, {confidence}", len(rows), *means, found))
     return tuple(out)
 
 
-def _decisions(labels: Floats, primary: Floats, shadow: Floats, threshold: float) -> Discordance:
-    truth = labels == 1
-    return mcnemar((primary >= threshold) == truth, (shadow >= threshold) == truth)
+def difference(units: Units, rows: int, plan: Plan) -> Difference:
+    """The estimate over some units with its interval."""
+    return Difference(units.value, *interval(units, plan.confidence), rows, int((units.weights > 0).sum()))
+
+
+def gain_path(decisions: Units, log_loss: Units, plan: Plan) -> Floats:
+    """Log e-value after each block that the shadow is better: in its decisions, or in log loss.
+
+    The average of two e-values, by weights fixed beforehand, is one (Vovk and Wang, Annals of Statistics 2021).
+    """
+    stakes = math.log(plan.decisions_stake), math.log1p(-plan.decisions_stake)
+    return np.logaddexp(stakes[0] + log_e_values(decisions), stakes[1] + log_e_values(log_loss))
+
+
+def _gain(rows: _Rows, loss: Units, plan: Plan) -> tuple[Gain, Floats]:
+    first, second = rows.right(plan.threshold)
+    decisions = mean_units(second - first, rows.blocks)
+    path = gain_path(decisions, loss, plan)
+    wins, losses = np.asarray([(second > first).sum()]), np.asarray([(first > second).sum()])
+    by_row = discordant_log_e(wins.astype(np.float64), losses.astype(np.float64))
+    found = Gain(
+        log_loss=_e(log_e_values(loss)[-1]),
+        decisions=_e(log_e_values(decisions)[-1]),
+        combined=_e(path[-1]),
+        row_level=_e(by_row[-1]),
+        threshold=plan.threshold,
+    )
+    return found, path
+
+
+def _metrics(rows: _Rows, loss: Units, plan: Plan) -> tuple[Metric, ...]:
+    labels, primary, shadow, n = rows.labels, rows.primary, rows.shadow, len(rows.labels)
+    squares = briers(labels, primary), briers(labels, shadow)
+    right = rows.right(plan.threshold)
+    plain = [
+        ("log_loss", "Log loss", False, log_losses(labels, primary), log_losses(labels, shadow), loss),
+        ("brier", "Brier score", False, *squares, mean_units(squares[0] - squares[1], rows.blocks)),
+        ("accuracy", f"Right at {plan.threshold:g}", True, *right, mean_units(right[0] - right[1], rows.blocks)),
+    ]
+    out = [
+        Metric(name, title, higher, float(first.mean()), float(second.mean()), difference(units, n, plan))
+        for name, title, higher, first, second, units in plain
+    ]
+    ranking, *each = auc_units(labels, primary, shadow, rows.blocks)
+    if ranking.weights.sum():
+        out.append(
+            Metric("auc", "AUC within a block", True, each[0].value, each[1].value, difference(ranking, n, plan))
+        )
+    errors, *each = ece_units(labels, primary, shadow, rows.blocks)
+    title = "Calibration error within a block"
+    out.append(Metric("ece", title, False, each[0].value, each[1].value, difference(errors, n, plan)))
+    return tuple(out)
+
+
+def _overall(rows: _Rows) -> dict[str, tuple[float, float]]:
+    out = {"calibration error": (ece(rows.labels, rows.primary), ece(rows.labels, rows.shadow))}
+    first, second = auc(rows.labels, rows.primary), auc(rows.labels, rows.shadow)
+    return {"AUC": (first, second), **out} if first is not None and second is not None else out
+
+
+def _overconfidence(rows: _Rows, confidence: float) -> Overconfidence:
+    one, two = (overconfidence_units(rows.labels, s, rows.blocks) for s in (rows.primary, rows.shadow))
+    return Overconfidence(one.value, two.value, *interval(two, confidence))
+
+
+def _fading(loss: Units) -> Fading | None:
+    """Compare thirds by a test for one look: it can only hold a shadow back, so looking often promotes nobody."""
+    whole = loss.weights >= 0.25 * np.median(loss.weights)
+    means = (loss.sums / loss.weights)[whole]
+    if len(means) < _THIRDS:
+        return None
+    parts = np.array_split(means, 3)
+    first, last = parts[0], parts[-1]
+    change = float(last.mean() - first.mean())
+    if np.ptp(first) == 0 and np.ptp(last) == 0:
+        return Fading(float(first.mean()), float(last.mean()), change, len(means))
+    bounds = stats.ttest_ind(last, first, equal_var=False).confidence_interval(0.98)
+    return Fading(float(first.mean()), float(last.mean()), float(bounds.high), len(means))
+
+
+def _decisions(rows: _Rows, threshold: float) -> Discordance:
+    first, second = rows.right(threshold)
+    return mcnemar(first == 1, second == 1)
 
 
 def _calibration(role: str, labels: Floats, scores: Floats) -> tuple[CalibrationBin, ...]:
@@ -100,46 +199,17 @@ def _calibration(role: str, labels: Floats, scores: Floats) -> tuple[Calibration
     return tuple(CalibrationBin(role, float(scores[g].mean()), float(labels[g].mean()), len(g)) for g in groups)
 
 
-def _running(gain: Floats, blocks: Ints, block: timedelta, confidence: float) -> tuple[RunningPoint, ...]:
-    names, mean, low, high = running_mean(gain, blocks, confidence)
+def _running(loss: Units, path: Floats, blocks: Ints, plan: Plan) -> tuple[RunningPoint, ...]:
+    names = np.unique(blocks)
     epoch = datetime(1970, 1, 1, tzinfo=UTC)
     return tuple(
-        RunningPoint(epoch + (int(b) + 1) * block, float(m), _finite(lo), _finite(hi))
-        for b, m, lo, hi in zip(names, mean, low, high, strict=True)
+        RunningPoint(epoch + (int(names[end - 1]) + 1) * plan.block, value, low, high, _e(path[end - 1]))
+        for end, value, low, high in interval_sequence(loss, plan.confidence)
     )
 
 
-def _slices(
-    frame: pd.DataFrame,
-    gain: Floats,
-    labels: Floats,
-    blocks: Ints,
-    columns: tuple[str, ...],
-    minimum: int,
-    confidence: float,
-) -> tuple[tuple[Slice, ...], int]:
-    groups = [(column, value, rows) for column in columns for value, rows in frame.groupby(column).indices.items()]
-    large = [(column, value, rows) for column, value, rows in groups if len(rows) >= minimum]
-    joint = 1 - (1 - confidence) / max(1, len(large))
-    out = []
-    for column, value, rows in large:
-        alone = paired_mean(gain[rows], blocks[rows], confidence)
-        together: Difference = paired_mean(gain[rows], blocks[rows], joint)
-        share = float(labels[rows].mean())
-        name = column.split(".", 1)[-1]
-        out.append(Slice(name, str(value), share, alone, together.low, together.high))
-    return tuple(sorted(out, key=lambda s: (columns_order(columns, s.column), s.difference.value))), len(groups) - len(
-        large
-    )
-
-
-def columns_order(columns: tuple[str, ...], name: str) -> int:
-    """Position of a slice's column among the declared ones."""
-    return [column.split(".", 1)[-1] for column in columns].index(name)
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
+def _e(log_e: float) -> float:
+    return math.exp(min(float(log_e), _LARGEST_LOG_E))
 
 
 def _numbers(column: pd.Series) -> Floats:

@@ -13,10 +13,12 @@ from typing import Any
 
 import matplotlib as mpl
 import matplotlib.dates
+import matplotlib.ticker
 import numpy as np
 from matplotlib.figure import Figure
 
-from monitoring.evidence import Evidence, Performance, Slice
+from monitoring.evidence import Evidence
+from monitoring.quality import Performance, Slice
 
 _COLOURS = {
     "ink": "#010101",
@@ -45,6 +47,8 @@ _STYLE: dict[str, Any] = {
     "text.color": _COLOURS["ink"],
 }
 _MOST_SLICES = 24
+# The e-value that promotes, drawn as a line.
+PROMOTES = 20.0
 
 
 def plots(evidence: Evidence) -> dict[str, str]:
@@ -61,6 +65,7 @@ def plots(evidence: Evidence) -> dict[str, str]:
     )
     if found:
         drawn["running"] = _draw("running", lambda axes: _running(axes, found), "Log-loss gain over time")
+        drawn["evidence"] = _draw("evidence", lambda axes: _evidence(axes, found), "Evidence for a gain over time")
         drawn["calibration"] = _draw("calibration", lambda axes: _calibration(axes, found), "Calibration of both roles")
         if found.slices:
             shown = min(len(found.slices), _MOST_SLICES)
@@ -139,6 +144,28 @@ def _running(axes: Any, found: Performance) -> None:
         margin = 0.08 * max(top - bottom, 1e-6)
         axes.set_ylim(bottom - margin, top + margin)
     _finish(axes, x="", y="gain, nats per request")
+    _dates(axes)
+
+
+def _evidence(axes: Any, found: Performance) -> None:
+    """The e-value on a scale of powers; what is below 1/100 or above 10,000 is at the edge."""
+    at = [p.at for p in found.running]
+    shown = np.clip([p.e_value for p in found.running], 0.01, 1e4)
+    axes.axhline(PROMOTES, color=_COLOURS["good"], linewidth=1.2, linestyle=(0, (4, 3)))
+    axes.annotate(
+        f"{PROMOTES:g} promotes", (at[0], PROMOTES), (2, 3), textcoords="offset points", color=_COLOURS["good"]
+    )
+    axes.axhline(1, color=_COLOURS["muted"], linewidth=0.9)
+    axes.plot(at, shown, color=_COLOURS["shadow"], linewidth=1.8, marker="o" if len(at) <= 60 else "", markersize=2.5)
+    axes.set_yscale("log")
+    axes.set_ylim(min(0.05, 0.7 * shown.min()), max(60.0, 1.6 * shown.max()))
+    axes.yaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda y, _: f"{y:g}"))
+    axes.minorticks_off()
+    _finish(axes, x="", y="e-value")
+    _dates(axes)
+
+
+def _dates(axes: Any) -> None:
     locator = mpl.dates.AutoDateLocator(minticks=3, maxticks=6)
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(mpl.dates.ConciseDateFormatter(locator))
@@ -150,7 +177,7 @@ def _slices(axes: Any, slices: tuple[Slice, ...]) -> None:
     axes.axvline(0, color=_COLOURS["muted"], linewidth=0.9)
     for y, entry in enumerate(shown):
         low, high = entry.joint_low, entry.joint_high
-        harmed = high is not None and high < 0
+        harmed = entry.harmed
         helped = low is not None and low > 0
         colour = _COLOURS["bad"] if harmed else _COLOURS["good"] if helped else _COLOURS["muted"]
         if low is not None and high is not None:

@@ -12,9 +12,10 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from monitoring.criteria import MEASURES
-from monitoring.evidence import Evidence, Metric, Version
+from monitoring.evidence import Evidence, Version
+from monitoring.measures import MEASURES
 from monitoring.plots import plots
+from monitoring.quality import Metric
 from monitoring.verdict import Reason, Verdict
 
 _NONE = "\u2013"
@@ -95,6 +96,7 @@ def templates() -> Environment:
         signed=lambda x: _NONE if x is None else _minus(f"{x:+.4f}"),
         fixed=lambda x, places=4: _NONE if x is None else _minus(f"{x:.{places}f}"),
         percent=lambda x, places=1: _NONE if x is None else f"{x:.{places}%}",
+        odds=lambda e: f"{e:,.2f}" if e < 100 else _evidence(e),
         moment=lambda at: f"{at:%-d %b %Y, %H:%M}",
         short=lambda digest: digest[:12] if digest else _NONE,
     )
@@ -104,25 +106,33 @@ def templates() -> Environment:
 def headline(verdict: Verdict, evidence: Evidence) -> str:
     """Say in one sentence what was decided and why."""
     shadow, primary = _name(verdict.shadow), _name(verdict.primary)
-    gain = evidence.performance.metric("log_loss") if evidence.performance else None
-    if verdict.decision == "promote" and gain is not None:
-        d = gain.difference
+    found = evidence.performance
+    if verdict.decision == "promote" and found is not None:
         return (
-            f"On {d.rows:,} labelled requests over {d.blocks} blocks of time, {shadow} has a log loss of "
-            f"{gain.shadow:.4f} against {gain.primary:.4f} for {primary}: better by {d.value:.4f} "
-            f"(95 % interval {_minus(f'{d.low:.4f}')} to {_minus(f'{d.high:.4f}')})."
+            f"{shadow[0].upper()}{shadow[1:]} is better than {primary}: over {found.blocks} blocks of time the "
+            f"evidence for a gain is {_evidence(found.gain.combined)} (20 promotes).{_loss(evidence)}"
         )
     finding = _finding(verdict.deciding[0])
     opening = f"{primary} stays" if verdict.decision == "hold" else f"{shadow} must not replace {primary}"
-    text = f"{opening[0].upper()}{opening[1:]}: {finding}."
-    if gain is not None and gain.difference.low is not None and gain.difference.high is not None:
-        d = gain.difference
-        text += (
-            f" Log loss {gain.shadow:.4f} against {gain.primary:.4f} on {d.rows:,} labelled requests, a gain of "
-            f"{_minus(f'{d.value:.4f}')} (95 % interval {_minus(f'{d.low:.4f}')} to {_minus(f'{d.high:.4f}')})."
-        )
+    text = f"{opening[0].upper()}{opening[1:]}: {finding}.{_loss(evidence)}"
     more = len(verdict.deciding) - 1
     return text + (f" {more} further condition{'s are' if more > 1 else ' is'} not met." if more else "")
+
+
+def _loss(evidence: Evidence) -> str:
+    gain = evidence.performance.metric("log_loss") if evidence.performance else None
+    if gain is None or gain.difference.low is None or gain.difference.high is None:
+        return ""
+    d = gain.difference
+    return (
+        f" Log loss {gain.shadow:.4f} against {gain.primary:.4f} on {d.rows:,} labelled requests, a gain of "
+        f"{_minus(f'{d.value:.4f}')} (95 % interval at every look: {_minus(f'{d.low:.4f}')} to "
+        f"{_minus(f'{d.high:.4f}')})."
+    )
+
+
+def _evidence(e_value: float) -> str:
+    return f"{e_value:,.0f}" if e_value < 1e6 else "above a million"
 
 
 def advice(reason: Reason) -> str:
@@ -132,7 +142,8 @@ def advice(reason: Reason) -> str:
     if reason.outcome == "no_data":
         return _sentence(reason.message.partition(": ")[2])
     measure = MEASURES[reason.criterion]
-    return _sentence(f"{measure.finding}; {measure.advice}")
+    about = f" ({reason.detail})" if reason.detail else ""
+    return _sentence(f"{measure.finding}{about}; {measure.advice}")
 
 
 def in_words(reason: Reason) -> tuple[str, str]:
@@ -169,6 +180,8 @@ def data_notes(evidence: Evidence) -> list[tuple[str, int]]:
         ("predictions too young for a label, not scored", evidence.label_coverage.immature),
     ]
     found += [(f"predictions while {pair} were at work, set aside", n) for pair, n in evidence.other_versions.items()]
+    if len(evidence.service_versions) > 1:
+        found += [(f"predictions answered by service version {v}", n) for v, n in evidence.service_versions.items()]
     return [(what, n) for what, n in found if n]
 
 

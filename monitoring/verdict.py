@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Literal
 
-from monitoring.criteria import MEASURES, Criteria, Criterion, default_criteria
-from monitoring.evidence import Evidence, Version
+from monitoring.criteria import Criteria, Criterion, default_criteria
+from monitoring.evidence import Evidence, Version, digest
+from monitoring.measures import MEASURES
 
 Decision = Literal["promote", "hold", "reject"]
 Outcome = Literal["pass", "fail", "no_data"]
@@ -26,6 +28,8 @@ class Reason:
         value: what was measured; None when nothing could be.
         limit: the criterion's limit; ``direction`` says on which side the value must be.
         message: value, limit and, unless it passed, what to do.
+        detail: what the value is about, where it is one of several.
+        link: section of the page that shows its evidence.
     """
 
     criterion: str
@@ -37,21 +41,62 @@ class Reason:
     limit: float
     direction: str
     message: str
+    detail: str
+    link: str
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A decision about exactly these two models, with every reason, the decisive ones first."""
+    """A decision about exactly these two models, with every reason, the decisive ones first.
+
+    Attributes:
+        contract: digest of the features' contract both were judged under.
+        service_versions: of the service that answered in the campaign.
+        campaign, opened: name and first prediction of the campaign.
+        evidence: digest of the evidence.
+        criteria: digest of the criteria.
+        decided_at, expires_at: by the clock; from the second on it is no longer current.
+    """
 
     decision: Decision
     reasons: tuple[Reason, ...]
     primary: Version
     shadow: Version
+    contract: str
+    service_versions: tuple[str, ...]
+    campaign: str
+    opened: datetime
+    evidence: str
+    criteria: str
+    decided_at: datetime
+    expires_at: datetime
 
     @property
     def deciding(self) -> tuple[Reason, ...]:
         """The reasons the decision follows from."""
         return tuple(reason for reason in self.reasons if reason.decisive)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the whole verdict, by which a record of promotion names it."""
+        return digest(self)
+
+
+@dataclass(frozen=True)
+class _Judged:
+    item: Criterion
+    outcome: Outcome
+    value: float | None
+    message: str
+    detail: str
+
+    @property
+    def blocks(self) -> bool:
+        return self.outcome == "fail" or (self.outcome == "no_data" and self.item.must_have_data)
+
+    @property
+    def rejects(self) -> bool:
+        return self.item.critical and self.outcome == "fail"
 
 
 def decide(evidence: Evidence, criteria: Criteria | None = None) -> Verdict:
@@ -60,53 +105,66 @@ def decide(evidence: Evidence, criteria: Criteria | None = None) -> Verdict:
     Raises:
         KeyError: when a criterion names an unknown measure.
     """
-    judged = [_judge(evidence, item) for item in (criteria or default_criteria()).items]
-    if any(outcome == "fail" and item.critical for item, outcome, _, _ in judged):
+    criteria = criteria or default_criteria()
+    judged = [_judge(evidence, item) for item in criteria.items]
+    if any(each.rejects for each in judged):
         decision: Decision = "reject"
-    elif any(_blocks(item, outcome) for item, outcome, _, _ in judged):
+    elif any(each.blocks for each in judged):
         decision = "hold"
     else:
         decision = "promote"
-    reasons = [
-        Reason(
-            criterion=item.name,
-            title=MEASURES[item.name].title,
-            outcome=outcome,
-            critical=item.critical,
-            decisive=_decides(decision, item, outcome),
-            value=value,
-            limit=item.limit,
-            direction=_WORDS[item.direction],
-            message=message,
-        )
-        for item, outcome, value, message in judged
-    ]
     order = {"fail": 0, "no_data": 1, "pass": 2}
+    reasons = [_reason(each, decision) for each in judged]
     reasons.sort(key=lambda reason: (not reason.decisive, order[reason.outcome]))
-    return Verdict(decision, tuple(reasons), evidence.primary, evidence.shadow)
+    return Verdict(
+        decision=decision,
+        reasons=tuple(reasons),
+        primary=evidence.primary,
+        shadow=evidence.shadow,
+        contract=evidence.contract,
+        service_versions=tuple(sorted(evidence.service_versions)),
+        campaign=evidence.campaign,
+        opened=evidence.opened,
+        evidence=evidence.digest,
+        criteria=criteria.digest,
+        decided_at=evidence.as_of,
+        expires_at=evidence.as_of + timedelta(days=criteria.valid_days),
+    )
 
 
-def _judge(evidence: Evidence, item: Criterion) -> tuple[Criterion, Outcome, float | None, str]:
+def _judge(evidence: Evidence, item: Criterion) -> _Judged:
     measure = MEASURES[item.name]
     measured = measure.read(evidence)
     limit = f"{_WORDS[item.direction]} {format(item.limit, measure.style)}"
     if measured.value is None or measured.rows < item.minimum:
         least = f", needs {item.minimum:,}" if measured.rows < item.minimum else ""
         message = f"{measure.title}: cannot be said yet ({measured.rows:,} {measure.rows_are}{least})"
-        return item, "no_data", measured.value, message
-    value = f"{measure.title}: {format(measured.value, measure.style)} ({limit})"
+        return _Judged(item, "no_data", measured.value, message, measured.detail)
+    about = f", {measured.detail}" if measured.detail else ""
+    value = f"{measure.title}: {format(measured.value, measure.style)} ({limit}{about})"
     if item.holds(measured.value):
-        return item, "pass", measured.value, value
-    return item, "fail", measured.value, f"{value}: {measure.finding}; {measure.advice}"
+        return _Judged(item, "pass", measured.value, value, measured.detail)
+    return _Judged(item, "fail", measured.value, f"{value}: {measure.finding}; {measure.advice}", measured.detail)
 
 
-def _blocks(item: Criterion, outcome: Outcome) -> bool:
-    return outcome == "fail" or (outcome == "no_data" and item.must_have_data)
+def _reason(each: _Judged, decision: Decision) -> Reason:
+    item, measure = each.item, MEASURES[each.item.name]
+    return Reason(
+        criterion=item.name,
+        title=measure.title,
+        outcome=each.outcome,
+        critical=item.critical,
+        decisive=_decides(decision, each),
+        value=each.value,
+        limit=item.limit,
+        direction=_WORDS[item.direction],
+        message=each.message,
+        detail=each.detail,
+        link=f"compare.html#{measure.section}",
+    )
 
 
-def _decides(decision: Decision, item: Criterion, outcome: Outcome) -> bool:
+def _decides(decision: Decision, each: _Judged) -> bool:
     if decision == "promote":
-        return item.kind == "improvement"
-    if decision == "reject":
-        return item.critical and outcome == "fail"
-    return _blocks(item, outcome)
+        return each.item.kind == "improvement"
+    return each.rejects if decision == "reject" else each.blocks

@@ -21,8 +21,10 @@ from starlette.responses import Response
 from service.admin import admin_app
 from service.answers import PredictAnswer, RowRefused
 from service.errors import NotReady, UnderstudyError
+from service.guard import Guard, tokens
 from service.host import Host, MemoryGuard
 from service.link import LinkServer
+from service.metrics import count_request
 from service.patches import patch_bentoml
 from service.roles import Role, read_roles
 from service.rundir import share_run_dir, socket_of
@@ -42,6 +44,8 @@ try:
     SETTINGS = settings()
     if not read_roles(SETTINGS.models_dir).seats:
         raise NotReady(f"no models in {SETTINGS.models_dir}; run `make train` first")
+    tokens(SETTINGS.predict_token, "PREDICT_TOKEN")
+    tokens(SETTINGS.admin_token, "ADMIN_TOKEN")
     if "bentoml" in Path(sys.argv[0]).parts[-2:] and sys.argv[1:2] in (["build"], ["deploy"]):
         # A build has no hook of its own (bentoml 1.4.39); it imports this module.
         from feature_repo import features
@@ -168,6 +172,16 @@ class Gateway:
 
     async def __is_ready__(self) -> bool:
         return self.gear.ready
+
+
+# The decorator makes a `bentoml.Service` of the class.
+Gateway.add_asgi_middleware(  # type: ignore[attr-defined]
+    Guard,
+    predict_token=SETTINGS.predict_token,
+    admin_token=SETTINGS.admin_token,
+    body_limit=SETTINGS.body_limit_bytes,
+    refused=count_request,
+)
 
 
 def _settle() -> None:

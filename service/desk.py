@@ -87,9 +87,9 @@ class Desk:
         if self._inside and self._inside + weight > self._most:
             raise TooBusy(self._most)
         self._inside += weight
-        metrics.INFLIGHT.set(self._inside)
+        metrics.IN_PROGRESS.inc(weight)
         try:
             yield
         finally:
             self._inside -= weight
-            metrics.INFLIGHT.set(self._inside)
+            metrics.IN_PROGRESS.dec(weight)

@@ -109,7 +109,7 @@ class Guard:
         await self._app(scope, receive, dressed)
 
     def _check(self, scope: Scope) -> None:
-        credentials, kinds, length = b"", [], b""
+        credentials, kinds, length, chunked = b"", [], b"", False
         for name, value in scope["headers"]:
             if name == b"content-type":
                 kinds.append(value)
@@ -117,10 +117,14 @@ class Guard:
                 length = value
             elif name == b"authorization":
                 credentials = value
+            elif name == b"transfer-encoding":
+                chunked = True
         if "/admin" in scope["path"]:
             if not self._admin:
                 raise Refused(403, f"cannot be valid: the admin routes are off; set {PREFIX}ADMIN_TOKEN to use them")
             _admit(credentials, self._admin)
+            if chunked:  # predictions and labels count what they read; these routes rely on what is announced
+                raise BadRequest([problem("content-length", "", "is missing; say how long the body is")], 411)
         elif scope["method"] in _READING:
             return
         elif self._predict:

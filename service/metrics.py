@@ -42,7 +42,8 @@ BREAKER = Gauge(
 BREAKER_CHANGES = Counter(
     "understudy_breaker_changes_total", "Changes of a circuit breaker's state.", ["role", "state"]
 )
-INFLIGHT = Gauge("understudy_inflight", "Requests being answered.", multiprocess_mode="livesum")
+SPANS_LOST = Counter("understudy_spans_lost_total", "Spans that did not reach the collector.")
+IN_PROGRESS = Gauge("understudy_requests_in_progress", "Requests being answered.", multiprocess_mode="livesum")
 BREAKER_STATES = ("closed", "half_open", "open", "forced_open", "disabled")
 
 # Finding a series by its labels costs as much as counting; these are found once.

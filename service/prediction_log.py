@@ -2,11 +2,16 @@
 
 A line is handed to the operating system before the caller gets its answer, so ``kill -9`` of every process
 loses no acknowledged prediction. (A power failure may lose the last seconds: lines are not synced one by one.)
+
+Every line carries ``seq``, which grows by one with every record that was to be kept, kept or not: a gap is a loss, and
+a reader can say exactly how many there were (``monitoring/ledger.py``).
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,6 +21,8 @@ import orjson
 from service.clock import WallClock
 
 _OPTIONS = orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z | orjson.OPT_SERIALIZE_NUMPY
+# A dead disk is not asked by every request.
+_RETRY_S = 0.1
 
 
 class Log(Protocol):
@@ -33,6 +40,8 @@ class Log(Protocol):
 class SegmentLog:
     """One process's segments of one log: JSON lines in files that only this process writes.
 
+    A segment is locked (shared) while it is open, so that whoever deletes old ones can tell it from a finished one.
+
     Args:
         folder: where the segments go; made when missing.
         segment_bytes: size at which a segment is closed and the next one begun.
@@ -46,34 +55,55 @@ class SegmentLog:
         self._number = 0
         self._file: int | None = None
         self._size = 0
+        self._seq = 0
+        self._kept_seq = 0
+        self._retry_at = 0.0
 
     def append(self, record: Mapping[str, Any]) -> bool:
         """Write one line; on any failure leave no half line behind and return False."""
+        self._seq += 1
         try:
-            line = orjson.dumps(record, default=str, option=_OPTIONS)
+            line = orjson.dumps({**record, "seq": self._seq}, default=str, option=_OPTIONS)
         except orjson.JSONEncodeError:
+            return False
+        return self._write(line)
+
+    def close(self) -> None:
+        """Close the current segment; a later append begins a new one.
+
+        Losses after the last line would be unseen: they are told in a closing line, if there is room for it.
+        """
+        if self._kept_seq < self._seq:
+            self._write(orjson.dumps({"closed": True, "seq": self._seq}, option=_OPTIONS))
+        self._release()
+
+    def _write(self, line: bytes) -> bool:
+        if self._file is None and time.monotonic() < self._retry_at:
             return False
         try:
             file = self._segment(len(line))
             written = os.write(file, line)
         except OSError:
-            # The next append opens a new segment, so logging heals by itself when the disk does.
-            self.close()
+            # A later append opens a new segment, so logging heals by itself when the disk does.
+            self._release()
+            self._retry_at = time.monotonic() + _RETRY_S
             return False
         if written != len(line):
             self._cut(file)
             return False
         self._size += written
+        self._kept_seq = self._seq
         return True
 
     def _segment(self, coming: int) -> int:
         if self._file is not None and self._size and self._size + coming > self._limit:
-            self.close()
+            self._release()
         if self._file is None:
             self._folder.mkdir(parents=True, exist_ok=True)
             path = self._folder / f"{self._stem}-{self._number:05d}.jsonl"
             self._number += 1
             self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o640)
+            fcntl.flock(self._file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             self._size = 0
         return self._file
 
@@ -81,10 +111,9 @@ class SegmentLog:
         try:
             os.ftruncate(file, self._size)
         except OSError:
-            self.close()
+            self._release()
 
-    def close(self) -> None:
-        """Close the current segment; a later append begins a new one."""
+    def _release(self) -> None:
         if self._file is not None:
             os.close(self._file)
             self._file = None

@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -90,6 +90,24 @@ class Settings(BaseSettings):
     )
     shadow_drain_s: float = Field(
         5.0, ge=0, description="Time the shadow's queue has to empty at shutdown, in seconds."
+    )
+    predict_token: SecretStr = Field(
+        SecretStr(""), description="Bearer tokens for predictions and labels, separated by commas; empty: open to all."
+    )
+    admin_token: SecretStr = Field(
+        SecretStr(""), description="Bearer tokens for the routes below `/admin`; empty: those routes are off."
+    )
+    otlp_endpoint: str = Field(
+        "", description="Collector for traces, OTLP over HTTP, such as `http://127.0.0.1:4318`; empty: no traces."
+    )
+    trace_sample: float = Field(
+        0.01, ge=0, le=1, description="Share of requests traced; a caller's own sampling decision is followed."
+    )
+    log_keep_days: float = Field(
+        0.0, ge=0, description="Days after its last line when a finished log segment is deleted; 0: never."
+    )
+    log_keep_bytes: int = Field(
+        0, ge=0, description="Bytes of a log above which its oldest finished segments are deleted; 0: never."
     )
     tracking_uri: str = Field("", description="MLflow tracking server; empty for SQLite in the state folder.")
     segment_bytes: int = Field(

@@ -28,12 +28,14 @@ from service.features import OnlineLookup, Stored
 from service.freshness import DataAge
 from service.link import Link
 from service.prediction_log import SegmentLog
+from service.retention import Keep, Retention
 from service.roles import ROLES, Role, read_roles, read_signature
 from service.routing import Budget, Router
 from service.rundir import socket_of
 from service.runners import RemoteRunner
 from service.settings import Settings
 from service.shadow import Bounds, Sampling, ShadowPath
+from service.tracing import Tracer, from_settings
 from service.vector import build_vector
 
 _LOGS = ("predictions", "shadow", "labels")
@@ -54,6 +56,8 @@ class Gear:
     shadow: ShadowPath
     logs: dict[str, SegmentLog]
     data_age: DataAge
+    retention: Retention
+    tracer: Tracer
 
     @property
     def ready(self) -> bool:
@@ -66,6 +70,7 @@ class Gear:
             watch.start()
         self.control.start()
         self.data_age.start()
+        self.retention.start()
         await self._warm()
 
     async def _warm(self) -> None:
@@ -82,12 +87,14 @@ class Gear:
     async def close(self) -> None:
         """Let the shadow finish what it has, then hang up and close the logs."""
         await self.data_age.close()
+        await self.retention.close()
         await self.control.close()
         await self.shadow.close(self.settings.shadow_drain_s)
         for watch in self.watches:
             await watch.close()
         for log in self.logs.values():
             log.close()
+        await asyncio.to_thread(self.tracer.close)
 
 
 def assemble(settings: Settings) -> Gear:
@@ -104,7 +111,10 @@ def assemble(settings: Settings) -> Gear:
     shadow = ShadowPath(cast.shadow, logs["shadow"], *_rehearsing(settings))
     lookup = OnlineLookup(repo_config(settings, reads_only=True), contract, vars(definitions))
     budget = Budget(settings.deadline_ms / 1000, settings.fallback_reserve_ms / 1000)
-    router = Router(contract, lookup, cast, shadow, logs["predictions"], clock, budget, service_version=VERSION)
+    tracer = from_settings(settings.otlp_endpoint, settings.trace_sample, VERSION, metrics.SPANS_LOST.inc)
+    router = Router(
+        contract, lookup, cast, shadow, logs["predictions"], clock, budget, service_version=VERSION, tracer=tracer
+    )
     door = Door(contract, clock, settings.batch_limit)
     return Gear(
         settings=settings,
@@ -118,6 +128,10 @@ def assemble(settings: Settings) -> Gear:
         shadow=shadow,
         logs=logs,
         data_age=DataAge(lookup, [view.name for view in contract.views], clock, settings.data_age_every_s),
+        retention=Retention(
+            [settings.log_dir / name for name in _LOGS], Keep(settings.log_keep_days, settings.log_keep_bytes)
+        ),
+        tracer=tracer,
     )
 
 

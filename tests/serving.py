@@ -18,7 +18,12 @@ from tests.bundle import NOW, Bundle
 
 PATIENCE_S = 60
 # A deadline that a busy test machine can keep: the tests are about what happens, not how fast.
-PATIENT = {"UNDERSTUDY_DEADLINE_MS": "1000", "UNDERSTUDY_FALLBACK_RESERVE_MS": "500"}
+ADMIN = "admin-token-of-the-tests"
+PATIENT = {
+    "UNDERSTUDY_DEADLINE_MS": "1000",
+    "UNDERSTUDY_FALLBACK_RESERVE_MS": "500",
+    "UNDERSTUDY_ADMIN_TOKEN": ADMIN,
+}
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,7 @@ class Served:
     def post(self, path: str, body: Any, media_type: str = "application/json") -> tuple[int, Any]:
         """POST a JSON value (or raw bytes); returns status and parsed answer."""
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        request = urllib.request.Request(self.url + path, data, {"Content-Type": media_type})
+        request = urllib.request.Request(self.url + path, data, {"Content-Type": media_type, **_credentials(path)})
         try:
             with urllib.request.urlopen(request, timeout=30) as answer:
                 return answer.status, json.load(answer)
@@ -41,7 +46,8 @@ class Served:
     def get(self, path: str, *, ok_only: bool = True) -> Any:
         """GET a text, or with ``ok_only=False`` its status."""
         try:
-            with urllib.request.urlopen(self.url + path, timeout=30) as answer:
+            asked = urllib.request.Request(self.url + path, headers=_credentials(path))
+            with urllib.request.urlopen(asked, timeout=30) as answer:
                 return answer.read().decode() if ok_only else answer.status
         except urllib.error.HTTPError as error:
             if ok_only:
@@ -101,6 +107,10 @@ class Served:
                     return int(folder.name)
         assert default is not None, f"no process of {role} found"
         return default
+
+
+def _credentials(path: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {ADMIN}"} if path.startswith("/admin") else {}
 
 
 @contextlib.contextmanager

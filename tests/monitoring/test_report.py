@@ -87,7 +87,7 @@ def test_plots_are_the_same_every_time_and_take_the_pages_colours(gather: Gather
     evidence = gather(campaign(2500))
     drawn = plots(evidence)
 
-    assert set(drawn) == {"scores", "latency", "ledger", "running", "calibration", "slices"}
+    assert set(drawn) == {"scores", "latency", "ledger", "running", "evidence", "calibration", "slices"}
     assert drawn == plots(evidence)
     for svg in drawn.values():
         assert "var(--ink)" in svg or "var(--muted)" in svg

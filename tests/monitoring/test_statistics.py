@@ -50,6 +50,13 @@ def test_ks_is_scipys() -> None:
     assert s.ks(a, b)[0] == pytest.approx(stats.ks_2samp(a, b).statistic)
 
 
+def test_wasserstein_of_a_shift_is_the_shift_in_standard_deviations() -> None:
+    x = np.random.default_rng(2).normal(3, 2, 500)
+
+    assert s.wasserstein(x, x + 1) == pytest.approx(1 / x.std())
+    assert s.wasserstein(np.ones(3), np.zeros(3)) == 0
+
+
 def test_losses_auc_and_brier_are_sklearns() -> None:
     labels, first, _ = scored(500)
 
@@ -67,90 +74,12 @@ def test_auc_of_one_class_is_not_a_number_but_none() -> None:
     one = np.ones(5)
 
     assert s.auc(one, np.linspace(0, 1, 5)) is None
-    assert s.paired_auc(one, one, one) is None
 
 
 def test_calibration_error_by_hand() -> None:
     scores, labels = np.array([0.05, 0.05, 0.95, 1.0]), np.array([0.0, 1.0, 1.0, 1.0])
 
     assert s.ece(labels, scores) == pytest.approx((abs(0.10 - 1) + abs(1.95 - 2)) / 4)
-
-
-def test_paired_mean_with_rows_as_blocks_is_the_t_interval() -> None:
-    x = np.random.default_rng(3).normal(0.2, 1, 200)
-
-    found = s.paired_mean(x)
-
-    expected = stats.ttest_1samp(x, 0).confidence_interval(0.95)
-    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=1e-9)
-
-
-def test_blocks_widen_the_interval_of_rows_that_repeat_each_other() -> None:
-    day = np.random.default_rng(4).normal(0, 1, 30)
-    rows, blocks = np.repeat(day, 100), np.repeat(np.arange(30), 100)
-
-    naive, honest = s.paired_mean(rows), s.paired_mean(rows, blocks)
-    exact = stats.ttest_1samp(day, 0).confidence_interval(0.95)
-
-    assert naive.high is not None
-    assert honest.high is not None
-    assert honest.high == pytest.approx(exact.high)
-    assert honest.high - honest.value > 9 * (naive.high - naive.value)
-
-
-def test_one_block_gives_no_interval() -> None:
-    found = s.paired_mean(np.arange(10.0), np.zeros(10, dtype=np.int64))
-
-    assert (found.low, found.high, found.blocks) == (None, None, 1)
-
-
-def test_delong_is_close_to_a_paired_bootstrap() -> None:
-    labels, first, second = scored(1500)
-    rng = np.random.default_rng(5)
-
-    found = s.paired_auc(labels, first, second)
-
-    drawn = []
-    for _ in range(600):
-        rows = rng.integers(0, 1500, 1500)
-        drawn.append(roc_auc_score(labels[rows], first[rows]) - roc_auc_score(labels[rows], second[rows]))
-    assert found is not None
-    assert found.low is not None
-    assert found.high is not None
-    assert found.value == pytest.approx(roc_auc_score(labels, first) - roc_auc_score(labels, second))
-    assert (found.high - found.low) / (2 * 1.96) == pytest.approx(np.std(drawn), rel=0.12)
-
-
-def test_delongs_variance_is_the_textbook_one() -> None:
-    labels, first, second = scored(120, seed=6)
-
-    found = s.paired_auc(labels, first, second)
-
-    positive, negative = labels == 1, labels == 0
-
-    def kernel(x: s.Floats) -> s.Floats:
-        gap = x[positive][:, None] - x[negative][None, :]
-        return np.asarray((gap > 0) + 0.5 * (gap == 0), dtype=np.float64)
-
-    delta = kernel(first) - kernel(second)
-    variance = delta.mean(axis=1).var() / positive.sum() + delta.mean(axis=0).var() / negative.sum()
-    assert found is not None
-    assert found.high is not None
-    half = stats.t.ppf(0.975, 119) * math.sqrt(variance * 120 / 119)
-    assert found.high - found.value == pytest.approx(half, rel=1e-9)
-
-
-def test_calibration_difference_covers_its_value_and_repeats_exactly() -> None:
-    labels, first, second = scored(3000)
-    blocks = np.arange(3000) // 100
-
-    found = s.paired_ece(labels, first, second, blocks)
-
-    assert found.value == pytest.approx(s.ece(labels, first) - s.ece(labels, second))
-    assert found.low is not None
-    assert found.high is not None
-    assert found.low < found.value < found.high
-    assert found == s.paired_ece(labels, first, second, blocks)
 
 
 def test_mcnemar_is_the_exact_binomial_test() -> None:
@@ -161,21 +90,6 @@ def test_mcnemar_is_the_exact_binomial_test() -> None:
     assert (found.only_primary_right, found.only_shadow_right) == (3, 12)
     assert found.p_value == pytest.approx(2 * sum(math.comb(15, k) for k in range(4)) / 2**15)
     assert s.mcnemar(first, first).p_value == 1.0
-
-
-def test_running_mean_is_paired_mean_at_every_point() -> None:
-    rng = np.random.default_rng(8)
-    x, blocks = rng.normal(size=400), np.sort(rng.integers(0, 12, 400))
-
-    names, mean, low, high = s.running_mean(x, blocks)
-
-    for k, name in enumerate(names):
-        upto = blocks <= name
-        expected = s.paired_mean(x[upto], blocks[upto])
-        assert mean[k] == pytest.approx(expected.value)
-        if expected.low is not None and expected.high is not None:
-            assert (low[k], high[k]) == pytest.approx((expected.low, expected.high))
-    assert np.isnan(low[0])
 
 
 def test_rank_correlation_of_a_constant_is_zero() -> None:
@@ -201,19 +115,3 @@ def test_auc_is_the_share_of_pairs_in_order(rows: list[tuple[bool, float]]) -> N
 
     pairs = [(p > n) + 0.5 * (p == n) for p in positives for n in negatives]
     assert found == (pytest.approx(sum(pairs) / len(pairs)) if pairs else None)
-
-
-def test_blocks_keep_the_false_alarms_of_days_that_differ_near_five_percent() -> None:
-    rng = np.random.default_rng(9)
-    blocks = np.repeat(np.arange(14), 200)
-    alarms = {"rows": 0, "blocks": 0}
-
-    for _ in range(400):
-        x = rng.normal(0, 0.2, 14)[blocks] + rng.normal(0, 1, len(blocks))
-        for name, found in (("rows", s.paired_mean(x)), ("blocks", s.paired_mean(x, blocks))):
-            assert found.low is not None
-            assert found.high is not None
-            alarms[name] += found.low > 0 or found.high < 0
-
-    assert alarms["rows"] / 400 > 0.3
-    assert alarms["blocks"] / 400 < 0.08

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -277,6 +278,34 @@ def test_an_answer_tells_how_long_each_stage_took(live: Served) -> None:
 
     names = [part.partition(";")[0] for part in headers["server-timing"].split(", ")]
     assert names == ["lookup", "validate", "primary", "post", "log", "total"]
+
+
+def test_answers_forbid_to_be_kept_or_guessed_at(live: Served) -> None:
+    headers = live.headers("/predict", REQUEST)
+
+    assert headers["cache-control"] == "no-store"
+    assert headers["x-content-type-options"] == "nosniff"
+
+
+def test_tokens_keep_strangers_out_and_show_nowhere(tmp_path: Path) -> None:
+    secret = "s3cret-of-the-callers"
+    with served(make_bundle(tmp_path), tmp_path, UNDERSTUDY_PREDICT_TOKEN=secret) as running:
+        stranger = running.post("/predict", REQUEST)
+        admin = running.get("/admin/roles", ok_only=False)
+        probe = running.get("/readyz", ok_only=False)
+        asked = urllib.request.Request(
+            f"{running.url}/predict",
+            json.dumps(REQUEST).encode(),
+            {"Content-Type": "application/json", "Authorization": f"Bearer {secret}"},
+        )
+        with urllib.request.urlopen(asked, timeout=30) as answer:
+            known = answer.status
+        metrics = running.get("/metrics")
+
+    assert (stranger[0], admin, probe, known) == (401, 200, 200, 200)
+    written = [path.read_bytes() for path in tmp_path.rglob("*.log")]
+    written += [path.read_bytes() for path in running.bundle.settings.log_dir.rglob("*.jsonl")]
+    assert all(secret.encode() not in text for text in [*written, metrics.encode()])
 
 
 def test_two_workers_share_the_runners_and_their_metrics_add_up(tmp_path: Path) -> None:

@@ -213,6 +213,14 @@ def test_a_body_of_just_the_limit_comes_through() -> None:
     assert House().ask("POST", "/labels", JSON, {"content-length": "1000"}).status == 200
 
 
+def test_a_body_of_no_announced_length_is_for_those_who_count_it() -> None:
+    house = House(admin=ADMIN)
+    chunked = {"transfer-encoding": "chunked"}
+
+    assert house.ask("POST", "/admin/breakers", JSON, chunked, bearer(ADMIN)).status == 411
+    assert house.ask("POST", "/predict", JSON, chunked).status == 200
+
+
 def test_a_caller_that_asks_first_is_not_made_to_send_the_body() -> None:
     told = House().ask("POST", "/labels", JSON, {"content-length": "9999"}, {"expect": "100-continue"})
 

@@ -7,13 +7,22 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
-from service.prediction_log import SegmentLog
+from service.prediction_log import _RETRY_S, SegmentLog
+
+RETRY_S = _RETRY_S + 0.05
 
 
 def lines(folder: Path) -> list[dict[str, object]]:
-    """All records below a folder, segment by segment."""
+    """All records below a folder, segment by segment, without their numbers."""
+    found = numbered(folder)
+    return [{key: value for key, value in record.items() if key != "seq"} for record in found]
+
+
+def numbered(folder: Path) -> list[dict[str, object]]:
+    """The same with their numbers."""
     return [json.loads(line) for path in sorted(folder.glob("*.jsonl")) for line in path.read_text().splitlines()]
 
 
@@ -58,8 +67,10 @@ def test_a_record_that_does_not_fit_on_the_disk_leaves_no_half_line(tmp_path: Pa
         signal.signal(signal.SIGXFSZ, handler)
 
     assert refused == [False, False, False]
+    time.sleep(RETRY_S)
     assert log.append({"i": 2})
     assert lines(tmp_path) == [{"i": 0}, {"i": 2}]
+    assert [record["seq"] for record in numbered(tmp_path)] == [1, 5]
 
 
 def test_logging_heals_when_its_folder_can_be_written_again(tmp_path: Path) -> None:
@@ -69,6 +80,7 @@ def test_logging_heals_when_its_folder_can_be_written_again(tmp_path: Path) -> N
     assert not log.append({"i": 0})
 
     blocked.unlink()
+    time.sleep(RETRY_S)
 
     assert log.append({"i": 1})
     assert lines(blocked) == [{"i": 1}]
@@ -89,9 +101,11 @@ def test_a_segment_that_cannot_be_made_is_skipped_not_tried_for_ever(tmp_path: P
     first = next(tmp_path.glob("*.jsonl"))
     first.with_name(first.name.replace("-00000", "-00001")).write_text("")
 
-    kept = [log.append({"i": i}) for i in (1, 2)]
+    failed = log.append({"i": 1})
+    time.sleep(RETRY_S)
 
-    assert kept == [False, True]
+    assert not failed
+    assert log.append({"i": 2})
 
 
 def test_a_record_that_cannot_be_written_down_is_a_drop_not_an_exception(tmp_path: Path) -> None:
@@ -99,3 +113,46 @@ def test_a_record_that_cannot_be_written_down_is_a_drop_not_an_exception(tmp_pat
 
     assert not log.append({"n": 2**70})
     assert log.append({"n": 1})
+
+
+def test_every_record_has_a_number_kept_or_not(tmp_path: Path) -> None:
+    log = SegmentLog(tmp_path, 100)
+
+    for i in range(6):
+        log.append({"i": 2**70 if i == 3 else i})
+
+    assert [record["seq"] for record in numbered(tmp_path)] == [1, 2, 3, 5, 6]
+
+
+def test_losses_after_the_last_line_are_told_when_the_log_is_closed(tmp_path: Path) -> None:
+    log = SegmentLog(tmp_path, 1000)
+    log.append({"i": 0})
+    log.append({"i": 2**70})
+
+    log.close()
+
+    assert numbered(tmp_path) == [{"i": 0, "seq": 1}, {"closed": True, "seq": 2}]
+
+
+def test_a_log_that_lost_nothing_ends_with_its_last_record(tmp_path: Path) -> None:
+    log = SegmentLog(tmp_path, 1000)
+    log.append({"i": 0})
+
+    log.close()
+
+    assert numbered(tmp_path) == [{"i": 0, "seq": 1}]
+
+
+def test_a_dead_disk_is_not_asked_by_every_record(tmp_path: Path) -> None:
+    blocked = tmp_path / "logs"
+    blocked.write_text("a file where the folder should be")
+    log = SegmentLog(blocked, 1000)
+    log.append({"i": 0})
+
+    blocked.unlink()
+    at_once = log.append({"i": 1})
+    time.sleep(RETRY_S)
+
+    assert not at_once
+    assert log.append({"i": 2})
+    assert numbered(blocked) == [{"i": 2, "seq": 3}]

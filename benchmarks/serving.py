@@ -1,0 +1,248 @@
+"""This project's service against a stock BentoML endpoint and a hand-written service, and with and without a shadow.
+
+All serve the same model file with one worker on loopback; ours does with everything on what the others leave out or do
+in line. What is compared runs in turns, and a ratio is taken within a round, so that a busy machine bends both sides.
+What is not measured stands idle. Last line of stdout: one JSON object; exit code 1 when a limit is missed.
+
+The shadow's price is judged at half of the peak rate, in an open loop: both sides get the same requests at the same
+times. One caller in a closed loop sends its next request at the very moment the shadow's work begins, and sets its own
+rate by the answers; that ratio is printed beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import re
+import sys
+import tempfile
+import time
+import urllib.request
+import warnings
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.figures import Run, against_others, faults, middle, stage_p99s, with_and_without
+from benchmarks.machine import QUIET, Machine, stopped_shadow
+from benchmarks.servers import handwritten, loaded, ours, stock
+from benchmarks.stage import prepared
+from deploy.demo import say
+
+CONNECTIONS = (1, 16)
+# As many as an open loop could need at once.
+OPEN = 64
+# Longest time spent waiting for a machine that is busy with something else, and measuring again what that disturbed.
+PATIENCE_S = 60.0
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A running service: its address and the requests it takes."""
+
+    name: str
+    url: str
+    bodies: Path
+
+
+@dataclass(frozen=True)
+class Length:
+    """How many rounds, and how many seconds of each that count."""
+
+    rounds: int
+    shadow_rounds: int
+    seconds: float
+
+
+class Bench:
+    """One run of the benchmark over a prepared folder."""
+
+    def __init__(self, home: Path, length: Length) -> None:
+        self._home = home
+        self._length = length
+        self._requests = home / "requests.jsonl"
+        self._machine = Machine(home, PATIENCE_S)
+        self.servers = 1
+        self.idle = 0.0
+        self.non_200 = 0
+        self.disturbed = 0
+
+    def settle(self, servers: int) -> None:
+        """Note how many servers run now, and show that idle ones leave the processor to the one measured."""
+        self.servers = servers
+        self._machine.calm(servers)
+        idle, others = self._machine.shares(3.0)
+        print(f"{servers} idle services use {idle:.1%} of a core, others {others:.1%}", flush=True)
+        self.idle = max(self.idle, idle)
+
+    def versus(self, urls: dict[str, str]) -> dict[str, Any]:
+        """Ours, stock and hand-written in turns, at one and at 16 connections."""
+        bodies = {"stock_bentoml": self._home / "vectors.jsonl"}
+        some = [Contender(name, url, bodies.get(name, self._requests)) for name, url in urls.items()]
+        agree(some)
+        runs: dict[str, dict[int, list[Run]]] = {c.name: {n: [] for n in CONNECTIONS} for c in some}
+        for number in range(self._length.rounds):
+            for count in CONNECTIONS:
+                for contender in some[number % 3 :] + some[: number % 3]:
+                    run = self._measure(contender, f"{count} connections", connections=count)
+                    runs[contender.name][count].append(run)
+        return against_others(runs)
+
+    def shadows(self, urls: dict[str, str], rate: float, dead: Path) -> dict[str, Any]:
+        """Kinds of shadow and none, in turns, at half of the peak and at one connection."""
+        runs: dict[str, dict[str, list[Run]]] = {"half": {}, "one": {}}
+        loads = {"half": {"connections": OPEN, "rate": round(rate / 2)}, "one": {"connections": 1}}
+        for number in range(self._length.shadow_rounds):
+            order = list(urls)[number % len(urls) :] + list(urls)[: number % len(urls)]
+            for kind, load in loads.items():
+                for name in order:
+                    contender = Contender(f"shadow {name}", urls[name], self._requests)
+                    with stopped_shadow(dead) if name == "dead_shadow" else contextlib.nullcontext():
+                        run = self._measure(contender, "half of peak" if kind == "half" else "1 connection", **load)
+                    runs[kind].setdefault(name, []).append(run)
+        result: dict[str, Any] = {}
+        for name in (n for n in urls if n != "off"):
+            result |= with_and_without(name, runs["half"]) | with_and_without(name, runs["one"], "_1")
+        result["off_ms_half"] = {key: middle(runs["half"]["off"], key) for key in ("p50", "p99")}
+        return result
+
+    def stages(self, url: str, rate: float) -> dict[str, Any]:
+        """The 99th percentile of each stage at 70 % of the peak."""
+        contender = Contender("ours", url, self._requests)
+        options = {"connections": OPEN, "rate": round(0.7 * rate), "stages": True}
+        run = self._measure(contender, "70 % of peak", 2 * self._length.seconds, **options)
+        for name, found in run["stages"].items():
+            print(f"    stage {name:9} p50 {found['p50']:7.3f}  p99 {found['p99']:7.3f}  max {found['max']:7.3f} ms")
+        return {"stage_p99_ms": stage_p99s(run), "p99_ms_70": run["p99"]}
+
+    def two_workers(self) -> dict[str, Any]:
+        """Ours with two workers; printed, not judged."""
+        with ours(self._home, "two", UNDERSTUDY_WORKERS="2") as url:
+            contender = Contender("ours, 2 workers", url, self._requests)
+            runs = [self._measure(contender, "16 connections", connections=16) for _ in range(3)]
+        return {"ours_2_workers_rps_16": middle(runs, "rps"), "ours_2_workers_p99_ms_16": middle(runs, "p99")}
+
+    def _measure(self, contender: Contender, load: str, seconds: float = 0, **options: Any) -> Run:
+        total = 0.7 + (seconds or self._length.seconds)
+        for attempt in range(3):
+            self._machine.calm(self.servers)
+            before = self._machine.spent()
+            run = loaded(contender.url, contender.bodies, warmup=0.7, seconds=total, **options)
+            _, others = self._machine.spent().since(before)
+            self.non_200 += run["non_200"]
+            again = others > QUIET and self._machine.patient and attempt < 2
+            print(_line(contender, load, run), f"others {others:.2f} cores" + ", again" * again, flush=True)
+            if not again:
+                break
+        self.disturbed += others > QUIET
+        return run
+
+
+def _line(contender: Contender, load: str, run: Run) -> str:
+    if not run["requests"]:
+        raise SystemExit(f"{contender.name} answered nothing; see its serve.log")
+    times = f"p50 {run['p50']:7.3f}  p99 {run['p99']:7.3f}  max {run['max']:7.1f} ms"
+    return f"{contender.name:18} {load:15} {run['rps']:7.0f} /s   {times}  "
+
+
+def agree(some: Sequence[Contender], count: int = 100) -> None:
+    """Ask all the same requests.
+
+    Raises:
+        SystemExit: when two of them answer differently: then they do not serve the same.
+    """
+    scores = [[_score(c.url, body) for body in c.bodies.read_bytes().splitlines()[:count]] for c in some]
+    worst = max(max(row) - min(row) for row in zip(*scores, strict=True))
+    print(f"{count} requests asked of all: answers differ by at most {worst:.1e}", flush=True)
+    if worst > 1e-9:
+        raise SystemExit("the services do not give the same answers")
+
+
+def _score(url: str, body: bytes) -> float:
+    request = urllib.request.Request(f"{url}/predict", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        found = json.load(answer)
+    return float(found["prediction"] if isinstance(found, dict) else found)
+
+
+def normal_share(url: str) -> float:
+    """Share of ours' answers that the primary gave with normal confidence."""
+    with urllib.request.urlopen(f"{url}/metrics", timeout=30) as answer:
+        text = answer.read().decode()
+    found = {labels: float(n) for labels, n in re.findall(r"^understudy_predictions_total\{(.*)\} (\S+)$", text, re.M)}
+    shares = {labels: n / sum(found.values()) for labels, n in found.items()}
+    for labels, share in sorted(shares.items()):
+        print(f"    {share:8.3%} of ours: {labels}")
+    return round(sum(s for labels, s in shares.items() if '"normal"' in labels and '"primary"' in labels), 5)
+
+
+def run(home: Path, length: Length) -> dict[str, Any]:
+    """Measure everything in a prepared folder."""
+    bench = Bench(home, length)
+    begun = time.monotonic()
+    with ExitStack() as all_of_it:
+        say("start ours, stock BentoML and the hand-written service")
+        on = all_of_it.enter_context(ours(home, "on"))
+        with stock(home) as plain, handwritten(home) as hand:
+            bench.settle(3)
+            result = bench.versus({"ours": on, "stock_bentoml": plain, "handwritten": hand})
+        peak = result["ours_rps_16"]
+        say(f"stages at 70 % of {peak:.0f} requests a second")
+        result |= bench.stages(on, peak)
+        say("with and without a shadow")
+        urls = {
+            "off": all_of_it.enter_context(ours(home, "off", UNDERSTUDY_SHADOW_SAMPLE="0")),
+            "shadow": on,
+            "slow_shadow": all_of_it.enter_context(ours(home, "slow", models=home / "slow" / "models")),
+            "dead_shadow": all_of_it.enter_context(ours(home, "dead")),
+        }
+        bench.settle(len(urls))
+        result |= bench.shadows(urls, peak, home / "run" / "dead")
+        result["normal_share"] = min(normal_share(url) for url in urls.values())
+    say("two workers")
+    bench.servers = 1
+    result |= bench.two_workers()
+    more = {"non_200": bench.non_200, "idle_cores": round(bench.idle, 3), "disturbed": bench.disturbed}
+    return {**result, **more, "seconds": round(time.monotonic() - begun, 1)}
+
+
+def table(result: dict[str, Any]) -> str:
+    """What a person reads."""
+    lines = ["", f"{'':16}{'rps at 16':>10}{'p50':>9}{'p99':>9}{'max ms':>9}{'p50 at 1':>10}{'p99 at 1':>10}"]
+    for name in ("ours", "stock_bentoml", "handwritten"):
+        parts = [result[f"{key}_ms_16"][name] for key in ("p50", "p99", "max")]
+        parts += [result[f"{key}_ms_1"][name] for key in ("p50", "p99")]
+        lines.append(f"{name:16}{result[f'{name}_rps_16']:10.0f}" + "".join(f"{p:9.2f}" for p in parts[:3])
+                     + "".join(f"{p:10.2f}" for p in parts[3:]))  # fmt: skip
+    lines += [f"ours: {result['ratio_vs_stock']} times stock, {result['ratio_vs_handwritten']} times hand-written; "
+              f"{result['ours_2_workers_rps_16']:.0f} rps with two workers", ""]  # fmt: skip
+    lines.append(f"{'against none':16}{'half, p50':>11}{'p99':>9}{'1 conn, p50':>13}{'p99':>9}")
+    for name in ("shadow", "slow_shadow", "dead_shadow"):
+        half, one = ([result[f"{name}_{key}_ratio{end}"] for key in ("p50", "p99")] for end in ("", "_1"))
+        lines.append(f"{name:16}{half[0]:11.3f}{half[1]:9.3f}{one[0]:13.3f}{one[1]:9.3f}")
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="make bench-serving", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--home", type=Path, help="folder to prepare in or to use again; default: a temporary one")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of the three services")
+    parser.add_argument("--shadow-rounds", type=int, default=5, help="rounds with and without a shadow")
+    parser.add_argument("--seconds", type=float, default=3.0, help="length of one measurement")
+    args = parser.parse_args(argv)
+    warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory() if args.home is None else contextlib.nullcontext(args.home) as name:
+        result = run(prepared(Path(name).resolve()), Length(args.rounds, args.shadow_rounds, args.seconds))
+    missed = faults(result)
+    print(table(result))
+    print("\n".join(missed) or "every limit is kept", file=sys.stderr)
+    print(json.dumps(result))
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+"""The ledger adds up, whatever became of the logs."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from monitoring.ledger import ledger
+from service.prediction_log import SegmentLog
+
+
+def predict(folder: Path, count: int, *, lost: frozenset[int] = frozenset(), start: int = 0) -> None:
+    """One writer's predictions, some of which could not be written."""
+    log = SegmentLog(folder / "predictions", 300)
+    for i in range(start, start + count):
+        log.append({"request_id": f"r{i}", "shadow_sampled": i % 2 == 0, "x": 2**70 if i in lost else i})
+    log.close()
+
+
+def rehearse(folder: Path, outcomes: dict[int, str | None]) -> None:
+    """Shadow records: a reason, or None for scored."""
+    log = SegmentLog(folder / "shadow", 300)
+    for i, reason in outcomes.items():
+        outcome = "dropped" if reason else "scored"
+        log.append({"request_id": f"r{i}", "outcome": outcome, "reason": reason})
+    log.close()
+
+
+def test_nothing_is_nothing(tmp_path: Path) -> None:
+    found = ledger(tmp_path)
+
+    assert (found.predictions.served, found.sampled, found.exact) == (0, 0, True)
+
+
+def test_served_is_logged_plus_dropped_over_all_writers(tmp_path: Path) -> None:
+    predict(tmp_path, 10, lost=frozenset({3, 9}))
+    predict(tmp_path, 5, start=10)
+
+    kept = ledger(tmp_path).predictions
+
+    assert (kept.writers, kept.served, kept.logged, kept.dropped, kept.damaged) == (2, 15, 13, 2, 0)
+
+
+def test_sampled_is_scored_dropped_or_unrecorded(tmp_path: Path) -> None:
+    predict(tmp_path, 10)
+    rehearse(tmp_path, {0: None, 2: "timeout", 4: "timeout", 6: "queue_full"})
+
+    found = ledger(tmp_path)
+
+    assert (found.sampled, found.scored, found.unrecorded) == (5, 1, 1)
+    assert found.shadow_dropped == {"queue_full": 1, "timeout": 2}
+    assert found.exact
+
+
+def test_a_shadow_record_of_nobody_is_not_accounted_for(tmp_path: Path) -> None:
+    predict(tmp_path, 2)
+    rehearse(tmp_path, {0: None, 7: None})
+
+    found = ledger(tmp_path)
+
+    assert (found.strangers, found.exact) == (1, False)
+
+
+def test_lines_of_a_version_that_did_not_number_them_are_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "predictions").mkdir()
+    line = json.dumps({"request_id": "a", "shadow_sampled": False})
+    (tmp_path / "predictions" / "20250101T000000-1-abcdef-00000.jsonl").write_text(line + "\n")
+
+    kept = ledger(tmp_path).predictions
+
+    assert (kept.unnumbered, kept.served, kept.logged) == (1, 0, 0)
+
+
+@given(cut=st.integers(0, 600), garbage=st.binary(max_size=40), data=st.data())
+@settings(max_examples=40, deadline=None)
+def test_a_segment_cut_or_soiled_anywhere_still_adds_up(cut: int, garbage: bytes, data: Any) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        log = SegmentLog(folder / "predictions", 10**6)
+        for i in range(10):
+            log.append({"request_id": f"r{i}", "shadow_sampled": False})
+        log.close()
+        (path,) = (folder / "predictions").glob("*.jsonl")
+        content = path.read_bytes()
+        at = min(cut, len(content))
+        path.write_bytes(content[:at] + garbage.replace(b"\n", b" ") if data.draw(st.booleans()) else content[:at])
+        whole = content[:at].count(b"\n")
+
+        kept = ledger(folder).predictions
+
+        assert kept.served == kept.logged + kept.dropped
+        assert whole <= kept.logged <= whole + 1
