@@ -66,7 +66,7 @@ class Outcome:
 
     Attributes:
         cases: requests sent.
-        accepted: of them answered with 2xx, by operation that takes a body.
+        accepted: answered with 2xx among the valid ones Schemathesis counts, by operation that takes a body.
         server_errors: kinds of case, by operation, that were answered with 5xx.
         schema_violations: kinds of answer, by operation, that the document does not describe, or that accepted what
             it forbids.

@@ -65,6 +65,7 @@ class Watch:
         features: names that the definitions have; a model that takes others would be given nulls.
         hung_s: silence after which the runner is killed; 0 never.
         rated: called with the base rate of a model that begins to play.
+        valid: whether an answer is one.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Watch:
         *,
         hung_s: float,
         rated: Callable[[float], None] = lambda _: None,
+        valid: Callable[[Any], bool] = is_probability,
     ) -> None:
         self._actor = actor
         self._link = link
@@ -83,6 +85,7 @@ class Watch:
         self._features = frozenset(features)
         self._hung_s = hung_s
         self._rated = rated
+        self._valid = valid
         self._digest: str | None = None
         self._good = 0
         self._task: asyncio.Task[None] | None = None
@@ -158,7 +161,7 @@ class Watch:
                 self._good = 0
                 self._end()
                 return
-            good = is_probability(next(iter(task.result()["scores"]), None))
+            good = self._valid(next(iter(task.result()["scores"]), None))
         except (LinkDown, RunnerRefused):
             good = False
         finally:

@@ -15,7 +15,7 @@ on an entity        ``nullable``, ``allowed``: for its join key
 on an on-demand     one tag per feature it computes, named as the feature: ``min=0 max=23 nullable=true`` (feast 0.67
 view                refuses tags on the fields themselves when it infers them)
 on a service        ``key_features`` (entities whose join key is itself a model input), ``output``
-                    (``probability``), ``positive`` (what 1 means), ``slices`` (columns results are split by)
+                    (see ``output.py``), ``positive`` (what 1 means), ``slices`` (columns results are split by)
 ==================  ==========================================================================================
 """
 

@@ -141,7 +141,7 @@ class Router:
         self._budget = budget
         self._service_version = service_version
         self._valid = valid
-        self._tracer = tracer or NoTracer()
+        self._tracer = None if isinstance(tracer, NoTracer) else tracer
 
     async def answer(
         self, request: Mapping[str, Any], *, patience: float = 1.0, route: str = "/predict", parent: str | None = None
@@ -167,7 +167,8 @@ class Router:
         answer = self._compose(trip, vector, given, reason)
         since = trip.mark("post", since)
         answer = replace(answer, stages_ms=self._keep(trip, vector, given, answer, since))
-        self._tracer.seen(_seen(trip, answer, route, parent))
+        if self._tracer is not None:
+            self._tracer.seen(_seen(trip, answer, route, parent))
         return answer
 
     async def _find(self, trip: _Trip) -> tuple[Stored, str | None]:

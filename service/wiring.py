@@ -27,6 +27,7 @@ from service.feature_store import repo_config
 from service.features import OnlineLookup, Stored
 from service.freshness import DataAge
 from service.link import Link
+from service.output import output_check
 from service.prediction_log import SegmentLog
 from service.retention import Keep, Retention
 from service.roles import ROLES, Role, read_roles, read_signature
@@ -108,12 +109,22 @@ def assemble(settings: Settings) -> Gear:
     clock = clock_from(settings.clock)
     logs = {name: SegmentLog(settings.log_dir / name, settings.segment_bytes) for name in _LOGS}
     cast, watches = _cast(settings, contract)
-    shadow = ShadowPath(cast.shadow, logs["shadow"], *_rehearsing(settings))
+    valid = output_check(contract.output)
+    shadow = ShadowPath(cast.shadow, logs["shadow"], *_rehearsing(settings), valid=valid)
     lookup = OnlineLookup(repo_config(settings, reads_only=True), contract, vars(definitions))
     budget = Budget(settings.deadline_ms / 1000, settings.fallback_reserve_ms / 1000)
     tracer = from_settings(settings.otlp_endpoint, settings.trace_sample, VERSION, metrics.SPANS_LOST.inc)
     router = Router(
-        contract, lookup, cast, shadow, logs["predictions"], clock, budget, service_version=VERSION, tracer=tracer
+        contract,
+        lookup,
+        cast,
+        shadow,
+        logs["predictions"],
+        clock,
+        budget,
+        service_version=VERSION,
+        valid=valid,
+        tracer=tracer,
     )
     door = Door(contract, clock, settings.batch_limit)
     return Gear(
@@ -155,7 +166,15 @@ def _watch(settings: Settings, contract: Contract, cast: Cast, actor: Actor) -> 
         if actor.role == "primary":
             cast.base_rate = base_rate
 
-    watch = Watch(actor, link, runner, contract.features, hung_s=settings.runner_hung_s, rated=rated)
+    watch = Watch(
+        actor,
+        link,
+        runner,
+        contract.features,
+        hung_s=settings.runner_hung_s,
+        rated=rated,
+        valid=output_check(contract.output),
+    )
     link.listen(watch.heard)
     return watch
 

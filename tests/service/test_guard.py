@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 import uvicorn
-from pydantic import SecretStr
+from pydantic import SecretStr, ValidationError
 
 from service.errors import NotReady
 from service.guard import Guard, Message, Receive, Scope, Send
+from service.settings import Settings
 
 PREDICT, NEXT, ADMIN = "predict-token-1", "predict-token-2", "admin-token"
 JSON = {"content-type": "application/json"}
@@ -294,6 +295,16 @@ def test_no_token_is_ever_shown(caplog: pytest.LogCaptureFixture) -> None:
 
     shown = caplog.text + told.body.decode() + str(told.headers) + repr(house.guard)
     assert [word for word in (PREDICT, ADMIN, "a-wrong-token") if word in shown] == []
+
+
+def test_settings_never_show_a_token() -> None:
+    settings = Settings(predict_token=SecretStr(PREDICT), admin_token=SecretStr(ADMIN))
+
+    with pytest.raises(ValidationError) as caught:
+        Settings(predict_token=SecretStr(PREDICT), admin_token=SecretStr(ADMIN), deadline_ms=-1)
+
+    shown = repr(settings) + str(settings.model_dump()) + settings.model_dump_json() + str(caught.value)
+    assert [word for word in (PREDICT, ADMIN) if word in shown] == []
 
 
 @pytest.fixture
