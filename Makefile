@@ -181,6 +181,10 @@ bench-verdict: $(READY) ## simulated campaigns: wrong promotes, power, planted s
 soak: $(READY) ## a million requests: memory growth, longest stall (about 15 minutes)
 	@$(PY) -W ignore -m benchmarks.soak
 
+.PHONY: chaos
+chaos: $(READY) ## kill, stop and corrupt the service's parts under load: every answer in time, nothing lost (needs redis-server)
+	@$(PY) -W ignore -m benchmarks.chaos
+
 .PHONY: fuzz
 fuzz: $(READY) ## 10,000 made-up requests against the OpenAPI document: no 5xx
 	@$(PY) -W ignore -m benchmarks.fuzz

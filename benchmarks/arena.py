@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -24,6 +25,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import psutil  # type: ignore[import-untyped]  # carries no types
+from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
 from redis.exceptions import RedisError
 
@@ -106,6 +108,7 @@ class Arena:
     Attributes:
         home: folder of everything of the service; a disk of its own when ``mounted``.
         seats: packages by name; ``good`` plays, the others can.
+        rescued: folder of log segments that were deleted, as they were then.
         killed: gateway workers that were killed so far.
     """
 
@@ -116,6 +119,7 @@ class Arena:
     url: str
     seats: dict[str, dict[Role, Seat]]
     mounted: bool
+    rescued: Path
     killed: list[Killed] = field(default_factory=list)
 
     def pids(self, name: str) -> list[int]:
@@ -135,10 +139,24 @@ class Arena:
         pid = self.pids(GATEWAY)[0]
         # A stopped one takes no new connections.
         os.kill(pid, signal.SIGSTOP)
-        held = psutil.Process(pid).net_connections("tcp")
-        ports = frozenset(c.raddr.port for c in held if c.raddr)
+        ports = frozenset(c.raddr.port for c in _callers(pid))
         self.killed.append(Killed(pid, time.monotonic(), ports))
         os.kill(pid, signal.SIGKILL)
+
+    def workers(self) -> int:
+        """Number of gateway workers that hold a connection."""
+        found = 0
+        for pid in self.pids(GATEWAY):
+            with contextlib.suppress(psutil.Error):
+                found += any(c.status == psutil.CONN_ESTABLISHED for c in _callers(pid))
+        return found
+
+    def series(self, name: str, **labels: str) -> list[float]:
+        """Values of a metric's samples with these labels."""
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=10) as answer:
+            families = list(text_string_to_metric_families(answer.read().decode()))
+        samples = [s for family in families for s in family.samples if s.name == name]
+        return [s.value for s in samples if labels.items() <= s.labels.items()]
 
     def seat(self, role: Role, name: str) -> None:
         """Seat a package."""
@@ -148,6 +166,13 @@ class Arena:
     def set_clock(self, hours: float) -> None:
         """Set the business clock so many hours from where it stands otherwise."""
         write_clock(self.settings.state_dir / "clock", NOW + timedelta(hours=hours))
+
+
+def _callers(pid: int) -> list[Any]:
+    """Connections that a process has from callers: those on the port it listens on."""
+    found = psutil.Process(pid).net_connections("tcp")
+    doors = {c.laddr.port for c in found if c.status == psutil.CONN_LISTEN}
+    return [c for c in found if c.raddr and c.laddr.port in doors]
 
 
 @contextlib.contextmanager
@@ -177,7 +202,7 @@ def arena(deadline_ms: float, *, workers: int) -> Iterator[Arena]:
         variables = {PREFIX + name.upper(): value for name, value in chosen.items()}
         env = {**clean(environment(home)), **variables}
         url = stack.enter_context(serving(env, outer / "serve.log"))
-        yield Arena(home, settings, redis, proxy, url, seats, mounted)
+        yield Arena(home, settings, redis, proxy, url, seats, mounted, outer / "rescued")
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,12 @@ from typing import Any
 from deploy.demo import environment, free_port, serving, stop, wait_until_ready
 from service.roles import read_roles
 from service.settings import PREFIX, ROOT
+
+
+def stop_what_was_started() -> None:
+    """Let a polite kill of this program unwind it, so that its servers end with it."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda received, _: sys.exit(128 + received))
 
 
 def clean(env: dict[str, str]) -> dict[str, str]:

@@ -28,7 +28,7 @@ from typing import Any
 
 from benchmarks.figures import Run, against_others, faults, middle, stage_p99s, with_and_without
 from benchmarks.machine import QUIET, Machine, stopped_shadow
-from benchmarks.servers import handwritten, loaded, ours, stock
+from benchmarks.servers import handwritten, loaded, ours, stock, stop_what_was_started
 from benchmarks.stage import prepared
 from deploy.demo import say
 
@@ -235,6 +235,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=3.0, help="length of one measurement")
     args = parser.parse_args(argv)
     warnings.simplefilter("ignore")
+    stop_what_was_started()
     with tempfile.TemporaryDirectory() if args.home is None else contextlib.nullcontext(args.home) as name:
         result = run(prepared(Path(name).resolve()), Length(args.rounds, args.shadow_rounds, args.seconds))
     missed = faults(result)

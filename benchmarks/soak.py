@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import memory
-from benchmarks.servers import loader, ours, own_path
+from benchmarks.servers import loader, ours, own_path, stop_what_was_started
 from service.settings import ROOT
 
 MOST_GROWTH = 5.0
@@ -147,6 +147,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=2400.0, help="longest time; features are fresh for 45 minutes")
     args = parser.parse_args(argv)
     warnings.simplefilter("ignore")
+    stop_what_was_started()
     with tempfile.TemporaryDirectory() if args.home is None else contextlib.nullcontext(args.home) as name:
         home = prepared(Path(name).resolve())
         if (free := shutil.disk_usage(home).free) < args.requests * BYTES_A_REQUEST:

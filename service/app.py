@@ -34,7 +34,7 @@ from service.wire import Taken, spoken
 logger = logging.getLogger("understudy")
 
 # The shadow yields the processor to those whose answers somebody waits for.
-_SHADOW_NICE = 5
+_SHADOW_NICE = 10
 _LINGER_S = 15.0
 # The thread that reads the online store gives the interpreter up and takes it back several times a read, and a busy
 # event loop keeps it for a whole interval each time: with Python's 5 ms a read of 0.5 ms took up to 30.

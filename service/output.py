@@ -28,10 +28,8 @@ def output_check(declared: str) -> Check:
     try:
         if kind == "probability" and not rest:
             return is_probability
-        if kind == "number":
-            low, dots, high = rest.partition("..")
-            if bool(rest) != bool(dots):
-                raise ValueError(rest)
+        low, dots, high = rest.partition("..")
+        if kind == "number" and bool(rest) == bool(dots):
             return _within(float(low or -math.inf), float(high or math.inf))
         if kind == "class" and rest:
             return _among(frozenset(float(part) for part in rest.split()))
