@@ -11,7 +11,7 @@ from typing import Any
 
 from service import metrics
 from service.breaker import Breaker
-from service.link import Link, LinkDown, RunnerRefused
+from service.link import Link
 from service.roles import Role
 from service.runners import Row, Runner, is_probability
 
@@ -162,7 +162,7 @@ class Watch:
                 self._end()
                 return
             good = self._valid(next(iter(task.result()["scores"]), None))
-        except (LinkDown, RunnerRefused):
+        except Exception:  # gone, refusing, or talking nonsense: each means the same
             good = False
         finally:
             task.cancel()

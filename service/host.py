@@ -115,6 +115,8 @@ class Host:
             return stamp, seat, self._fetch(seat), ""
         except PackageError as error:
             return stamp, seat, self._model, str(error)
+        except Exception as error:  # a model that loads may still fail its first rows in any way
+            return stamp, seat, self._model, f"{seat.package}: the model fails on empty rows: {error!r}"
 
     def _fetch(self, seat: Seat) -> PackagedModel:
         known = [m for m in (self._model, *self._shelf.values()) if m is not None and m.digest == seat.digest]

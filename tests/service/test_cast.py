@@ -149,7 +149,7 @@ def test_three_good_answers_in_a_row_let_an_open_breaker_probe() -> None:
     assert (early, actor.breaker.state) == ("open", "half_open")
 
 
-@pytest.mark.parametrize("bad", [7.5, None, float("nan"), RunnerRefused("no"), LinkDown("gone")])
+@pytest.mark.parametrize("bad", [7.5, None, float("nan"), RunnerRefused("no"), LinkDown("gone"), KeyError("scores")])
 def test_anything_else_in_between_starts_the_count_again(bad: Any) -> None:
     answers = iter([0.3, 0.3, bad, 0.3, 0.3])
     watch, actor, _ = make(lambda: next(answers))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -103,6 +104,23 @@ def test_a_package_that_was_altered_does_not_take_the_place(bundle: Bundle) -> N
     assert told["digest"] == first.digest
     assert "SHA-256 differs" in told["problem"]
     assert host.score([{}])["version"] == first.version
+
+
+def test_a_model_that_fails_its_first_rows_does_not_take_the_place(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = Host(bundle.settings.models_dir, "primary")
+    first, second = seated(bundle, "primary"), seated(bundle, "shadow")
+
+    def fails(*_: Any) -> Any:
+        msg = "no such tree"
+        raise IndexError(msg)
+
+    monkeypatch.setattr("service.host.load_package", lambda *_: SimpleNamespace(score=fails))
+    (told,) = follow(host, lambda: seat(bundle, primary=second))
+
+    assert told["digest"] == first.digest
+    assert "no such tree" in told["problem"]
 
 
 def test_an_emptied_role_stops_playing(bundle: Bundle) -> None:
