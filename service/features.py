@@ -120,14 +120,19 @@ class OnlineLookup:
             (self._tables[view.name], [_entity_key(view.keys, key) for key in some], list(view.features))
             for view, some in zip(views, keys, strict=True)
         ]
-        if hasattr(self._store, "read_views"):
-            answers = self._store.read_views(self._config, wanted)
-        else:
-            answers = [self._store.online_read(self._config, t, some, f) if some else [] for t, some, f in wanted]
-        return [
-            {key: _content(*answer) for key, answer in zip(some, part, strict=True)}
-            for some, part in zip(keys, answers, strict=True)
-        ]
+        try:
+            if hasattr(self._store, "read_views"):
+                answers = self._store.read_views(self._config, wanted)
+            else:
+                answers = [self._store.online_read(self._config, t, some, f) if some else [] for t, some, f in wanted]
+            return [
+                {key: _content(*answer) for key, answer in zip(some, part, strict=True)}
+                for some, part in zip(keys, answers, strict=True)
+            ]
+        except Exception:
+            if hasattr(self._store, "renew"):
+                self._store.renew()
+            raise
 
 
 def _content(at: datetime | None, content: Mapping[str, Value] | None) -> Content:

@@ -112,6 +112,14 @@ class NewestRedisOnlineStore(RedisOnlineStore):  # type: ignore[misc]  # same
         ttl = config.online_store.key_ttl_seconds or 0
         script(keys=[_newest_key(config)], args=[_name(config, table), micros(at), ttl])
 
+    def renew(self) -> None:
+        """Drop every connection: after an answer that made no sense, the next one may be another question's.
+
+        redis-py (7) keeps a connection whose answer it could not parse, and reads on where that one left off.
+        """
+        if self._client is not None:
+            self._client.connection_pool.disconnect()
+
     def read_views(
         self, config: RepoConfig, wanted: Sequence[tuple[FeatureView, list[EntityKey], list[str]]]
     ) -> list[list[Found]]:

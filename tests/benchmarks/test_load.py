@@ -38,7 +38,7 @@ def test_a_closed_loop_has_one_request_under_way_per_connection(bodies: Path) ->
         found = loaded(server.url, bodies, connections=4, requests=100)
 
     assert server.most == 4
-    assert found["requests"] == 100
+    assert len(server.bodies) == found["requests"] == 100
 
 
 def test_answers_other_than_200_are_counted_by_status(bodies: Path) -> None:

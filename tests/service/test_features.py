@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
 from feast.protos.feast.types.Value_pb2 import Value
@@ -57,3 +59,24 @@ def test_values_are_decoded_by_their_own_type() -> None:
     assert _python(Value(int64_val=7)) == 7
     assert _python(Value()) is None
     assert _python(Value(unix_timestamp_val=int(NOW.timestamp()))) == datetime.fromisoformat(NOW.isoformat())
+
+
+def test_a_store_that_answered_nonsense_is_asked_over_new_connections(tmp_path: Path) -> None:
+    class Confused:
+        renewed = 0
+
+        def read_views(self, *_: Any) -> Any:
+            return [[("not a moment", 5)]]
+
+        def renew(self) -> None:
+            self.renewed += 1
+
+    bundle = make_bundle(tmp_path)
+    lookup = OnlineLookup(repo_config(bundle.settings, reads_only=True), bundle.contract, vars(definitions))
+    store = Confused()
+    lookup._store = store
+
+    with pytest.raises((AttributeError, ValueError)):
+        lookup.read([parsed_request()])
+
+    assert store.renewed == 1
