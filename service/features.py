@@ -8,9 +8,8 @@ not load (feast 0.67), and each value comes with its own event time.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Protocol
@@ -23,23 +22,12 @@ from feast.repo_config import RepoConfig
 
 from service.batcher import Batcher
 from service.contract import Contract, ViewSpec
+from service.kept import Content, Kept, Place, Stored
 
 Row = Mapping[str, Any]
-Content = tuple[datetime | None, Mapping[str, Any] | None]
 _AT_ONCE = 1000
 
-
-@dataclass(frozen=True)
-class Stored:
-    """What the online store holds for one row.
-
-    Attributes:
-        values: per view its feature values; a view without an entry was not found.
-        event_times: per view the event time of those values, UTC, or None.
-    """
-
-    values: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    event_times: Mapping[str, datetime | None] = field(default_factory=dict)
+__all__ = ["Lookup", "OnlineLookup", "Row", "Stored"]
 
 
 class Lookup(Protocol):
@@ -54,7 +42,8 @@ class OnlineLookup:
     """Reads the online store on one thread, many waiting rows in one read.
 
     A thread keeps a slow, locked or hung store from stalling the event loop; one is enough, because a read of many
-    rows takes little longer than a read of one.
+    rows takes little longer than a read of one. From a store that can tell whether anything changed in it, a key is
+    read once per change: on a busy event loop the way to a thread and back costs more than the read.
     """
 
     def __init__(self, config: RepoConfig, contract: Contract, definitions: Mapping[str, Any]) -> None:
@@ -65,6 +54,7 @@ class OnlineLookup:
         self._store = get_online_store_from_config(config.online_store)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="online-store")
         self._batcher: Batcher[Row, Stored] = Batcher(self._read_later, max_size=256)
+        self._kept = Kept()
 
     async def fetch(self, row: Row) -> Stored:
         """Return what is stored for the row's join keys.
@@ -72,7 +62,22 @@ class OnlineLookup:
         Raises:
             Exception: whatever the store raises when it is gone, locked or of another layout.
         """
-        return await self._batcher.submit(row)
+        revision = self._revision()
+        if revision is None:
+            return await self._batcher.submit(row)
+        places: list[Place] = [(view.name, _key_values(view, row)) for view in self._views]
+        stored = self._kept.get(revision, places)
+        if stored is None:
+            stored = await self._batcher.submit(row)
+            self._kept.put(revision, places, stored)
+        return stored
+
+    def _revision(self) -> Hashable:
+        """What the store is at now; None when it cannot tell."""
+        if not hasattr(self._store, "revision"):
+            return None
+        revision: Hashable = self._store.revision(self._config)
+        return revision
 
     async def _read_later(self, rows: Sequence[Row]) -> Sequence[Stored]:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self.read, rows)

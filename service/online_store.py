@@ -14,7 +14,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -62,6 +62,7 @@ class NewestSqliteOnlineStore(OnlineStore):  # type: ignore[misc]  # same
         # One connection serves all threads of a process; a transaction must not mix with another thread's.
         self._lock = threading.RLock()
         self._file: tuple[int, int] | None = None
+        self._lookout: _Lookout | None = None
 
     def online_write_batch(
         self, config: RepoConfig, table: FeatureView, data: list[Row], progress: Callable[[int], Any] | None
@@ -116,6 +117,22 @@ class NewestSqliteOnlineStore(OnlineStore):  # type: ignore[misc]  # same
                 ((at,),) = self._open(config).execute(sql).fetchall()
             answer[table.name] = None if at is None else moment(at)
         return answer
+
+    def revision(self, config: RepoConfig) -> Hashable:
+        """A value that differs whenever anything in the file changed in between; None when it cannot be told.
+
+        Takes microseconds and never waits, so that an event loop may ask; always ask from one and the same thread.
+        """
+        identity = _identity(Path(config.online_store.path))
+        if identity is None:
+            return None
+        if self._lookout is None or self._lookout.identity != identity:
+            self._lookout = _Lookout(Path(config.online_store.path), identity)
+        version = self._lookout.version()
+        if version is None:
+            self._lookout = None
+            return None
+        return self._lookout, version
 
     def update(
         self,
@@ -182,6 +199,26 @@ class NewestSqliteOnlineStore(OnlineStore):  # type: ignore[misc]  # same
             with suppress(sqlite3.Error):
                 self._connection.close()
         self._connection = None
+
+
+class _Lookout:
+    """A connection of its own that sees whether others changed the file: SQLite counts that per connection."""
+
+    def __init__(self, path: Path, identity: tuple[int, int]) -> None:
+        self.identity = identity
+        self._connection: sqlite3.Connection | None = None
+        with suppress(sqlite3.Error):
+            uri = f"{path.absolute().as_uri()}?mode=ro"
+            self._connection = sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None)
+
+    def version(self) -> int | None:
+        try:
+            if self._connection is None:
+                return None
+            ((version,),) = self._connection.execute("PRAGMA data_version").fetchall()
+        except sqlite3.Error:
+            return None
+        return int(version)
 
 
 def _lay_out(connection: sqlite3.Connection, patience_s: float) -> None:
