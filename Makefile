@@ -51,7 +51,7 @@ export DVC_NO_ANALYTICS := 1
 
 .PHONY: help
 help: ## list the targets in pipeline order
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1m%-15s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(READY): requirements/dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is %s; set PYTHON=" % sys.version.split()[0])'
@@ -136,10 +136,47 @@ serve: $(READY) ## bentoml serve on HOST:PORT, its clock CLOCK (wall, an ISO ins
 replay: $(READY) ## send START..END to the service at URL in event time, at most SPEED times real time (0: no limit)
 	@UNDERSTUDY_CLOCK="$(CLOCK)" $(PY) -m monitoring.replay --url $(URL) --start $(START) --end $(END) --speed $(SPEED)
 
+.PHONY: monitor
+monitor: $(READY) ## drift and silent degradation, window by window: page, JSON, series (AGAIN=1: judge windows anew; BUSINESS=file)
+	@if [ -e "$(CLOCK)" ]; then export UNDERSTUDY_CLOCK="$(CLOCK)"; fi
+	$(PY) -m monitoring.monitor_job $(if $(AGAIN),--again) $(if $(BUSINESS),--business "$(BUSINESS)")
+
 .PHONY: compare
 compare: $(READY) ## compare shadow with primary from the logs: page, JSON, verdict
 	@if [ -e "$(CLOCK)" ]; then export UNDERSTUDY_CLOCK="$(CLOCK)"; fi
 	$(PY) -m monitoring.compare_job
+
+.PHONY: split
+split: $(READY) ## treat SHARE % (1, 5, 25, 50; 0 ends) with the shadow's answers: GOAL=higher|lower, KEY, METRIC, SHADOW, WINDOW
+	@if [ -e "$(CLOCK)" ]; then export UNDERSTUDY_CLOCK="$(CLOCK)"; fi
+	$(PY) -m deploy.split --share "$(SHARE)" --key "$(KEY)" --shadow "$(SHADOW)" --metric "$(METRIC)" --goal "$(GOAL)" \
+	  --window "$(WINDOW)" $(if $(FILE),--file "$(FILE)") $(if $(FORCE),--force) --reason "$(REASON)"
+
+.PHONY: split-verdict
+split-verdict: $(READY) ## judge the split from the logs: page, JSON, verdict; METRIC of a FILE of request_id,value,at
+	@if [ -e "$(CLOCK)" ]; then export UNDERSTUDY_CLOCK="$(CLOCK)"; fi
+	$(PY) -m monitoring.split_job --metric "$(METRIC)" --goal "$(GOAL)" $(if $(FILE),--file "$(FILE)")
+
+.PHONY: promote
+promote: $(READY) ## make the shadow primary on a current verdict: SHADOW=slot, URL= to wait for; FORCE=1 REASON= without one
+	@if [ -e "$(CLOCK)" ]; then export UNDERSTUDY_CLOCK="$(CLOCK)"; fi
+	$(PY) -m deploy.promote --shadow "$(SHADOW)" $(if $(VERDICT),--verdict "$(VERDICT)") $(if $(FORCE),--force) \
+	  --reason "$(REASON)" --url "$(if $(filter command line,$(origin URL)),$(URL))"
+
+.PHONY: watch
+watch: $(READY) ## look at the promoted model; takes it back on a critical breach (exit 3): FOLLOW=1 looks until the watch ends
+	@if [ -e "$(CLOCK)" ]; then export UNDERSTUDY_CLOCK="$(CLOCK)"; fi
+	$(PY) -m deploy.watch $(if $(FOLLOW),--follow)
+
+.PHONY: rollback
+rollback: $(READY) ## put back the primary from before the last promotion: REASON=, URL= to wait for; TO=revision for another
+	@if [ -e "$(CLOCK)" ]; then export UNDERSTUDY_CLOCK="$(CLOCK)"; fi
+	$(PY) -m deploy.rollback --reason "$(REASON)" $(if $(TO),--to "$(TO)") $(if $(FORCE),--force) \
+	  --url "$(if $(filter command line,$(origin URL)),$(URL))"
+
+.PHONY: roles
+roles: $(READY) ## who plays and how it came to be; brings MLflow's aliases and the Bentos' labels up to it
+	@$(PY) -m deploy.moves
 
 .PHONY: ledger
 ledger: $(READY) ## whether the logs account for everything: served = logged + dropped, sampled = scored + dropped
@@ -153,9 +190,14 @@ skew: $(READY) ## audit served vectors against the offline store at their instan
 plan: $(READY) ## show what the feature definitions would change for the seated models
 	@$(PY) -m deploy.plan
 
+.PHONY: dashboards
+dashboards: $(READY) ## write Grafana's dashboards (deploy/grafana/dashboards) from deploy/dashboards*.py
+	@$(PY) -m deploy.dashboards
+
 .PHONY: bento
 bento: $(READY) ## build the Bento: service, feature definitions and models (refused when `make plan` refuses)
 	@PYTHONPATH=. $(BIN)/bentoml build
+	$(PY) -m deploy.moves
 
 .PHONY: containerize
 containerize: $(READY) ## make an image of the newest Bento with BACKEND (docker, podman, buildah, ...)
@@ -177,6 +219,14 @@ bench-serving: $(READY) ## requests per second and latency against stock BentoML
 bench-verdict: $(READY) ## simulated campaigns: wrong promotes, power, planted shadows
 	@$(PY) -W ignore -m benchmarks.verdict
 
+.PHONY: bench-split
+bench-split: $(READY) ## simulated A/B splits: wrong verdicts under peeking, ramps and keys; lost requests found; power
+	@$(PY) -W ignore -m benchmarks.split
+
+.PHONY: bench-monitor
+bench-monitor: $(READY) ## the drift job over a year of predictions: time, memory, false alarms, days to find December (about 5 minutes)
+	@$(PY) -W ignore -m benchmarks.monitor
+
 .PHONY: soak
 soak: $(READY) ## a million requests: memory growth, longest stall (about 15 minutes)
 	@$(PY) -W ignore -m benchmarks.soak
@@ -184,6 +234,10 @@ soak: $(READY) ## a million requests: memory growth, longest stall (about 15 min
 .PHONY: chaos
 chaos: $(READY) ## kill, stop and corrupt the service's parts under load: every answer in time, nothing lost (needs redis-server)
 	@$(PY) -W ignore -m benchmarks.chaos
+
+.PHONY: bench-promotion
+bench-promotion: $(READY) ## promote and roll back a service under load: failed requests, seconds until every worker plays it
+	@$(PY) -W ignore -m benchmarks.promotion
 
 .PHONY: fuzz
 fuzz: $(READY) ## 10,000 made-up requests against the OpenAPI document: no 5xx

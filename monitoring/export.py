@@ -31,6 +31,14 @@ _PANDAS = {
     "TIMESTAMPTZ": "datetime64[us, UTC]",
 }
 _STAGES = ("lookup", "validate", "primary", "fallback", "post", "total")
+# Null for requests of no split.
+_SPLIT = {
+    "arm": "VARCHAR",
+    "split": "VARCHAR",
+    "split_revision": "BIGINT",
+    "split_share": "DOUBLE",
+    "split_unit": "VARCHAR",
+}
 _VIOLATIONS = "STRUCT(feature VARCHAR, kind VARCHAR, message VARCHAR)[]"
 
 
@@ -74,6 +82,7 @@ def predictions(log_dir: Path, contract: Contract) -> Export:
         "fallback_reason": "VARCHAR",
         "shadow_sampled": "BOOLEAN",
         "service_version": "VARCHAR",
+        **_SPLIT,
     }
     wanted = (
         _scalars(scalars)

@@ -23,6 +23,7 @@ from service.answers import PredictAnswer, RowRefused
 from service.errors import NotReady, UnderstudyError
 from service.guard import Guard, tokens
 from service.host import Host, MemoryGuard
+from service.job_metrics import job_metrics_app
 from service.link import LinkServer
 from service.metrics import count_request
 from service.patches import patch_bentoml
@@ -127,6 +128,7 @@ class Shadow(_Runner):
     traffic={"timeout": _LONGEST_S},
     runner_probe={"enabled": False},
 )
+@bentoml.asgi_app(job_metrics_app(SETTINGS.state_dir / "monitoring"), path="/jobs")
 @bentoml.asgi_app(admin_app(lambda: bentoml.get_current_service().gear), path="/admin")
 class Gateway:
     """Validates, looks features up, routes to primary or fallback, logs, and lets the shadow rehearse."""

@@ -48,6 +48,10 @@ class Cast:
     shadow: Actor
     base_rate: float
 
+    def actor(self, role: str) -> Actor | None:
+        """Who plays a role; None for one there is no runner of."""
+        return next((actor for actor in self if actor.role == role), None)
+
     def __iter__(self) -> Iterator[Actor]:
         return iter((self.primary, self.fallback, self.shadow))
 
@@ -87,6 +91,7 @@ class Watch:
         self._rated = rated
         self._valid = valid
         self._digest: str | None = None
+        self._told: tuple[str, str, str] | None = None
         self._good = 0
         self._task: asyncio.Task[None] | None = None
         self.hello: Mapping[str, Any] | None = None
@@ -138,7 +143,16 @@ class Watch:
             self._actor.breaker.reset()
             self._actor.familiar = {}
             self._rated(float(hello["base_rate"]))
+        self._tell(hello["version"], digest)
         self._digest = digest
+
+    def _tell(self, version: str | None, digest: str | None) -> None:
+        told = (self._actor.role, version, digest[:12]) if version is not None and digest is not None else None
+        if self._told is not None and self._told != told:
+            metrics.MODEL_INFO.labels(*self._told).set(0)
+        if told is not None:
+            metrics.MODEL_INFO.labels(*told).set(1)
+        self._told = told
 
     async def _beats(self) -> None:
         while True:

@@ -69,6 +69,7 @@ class DataAge:
 
     def _show(self) -> None:
         now = self._clock.now()
+        metrics.CLOCK.set(now.timestamp())
         for view, at in self._newest.items():
             metrics.DATA_AGE.labels(view).set(math.nan if at is None else (now - at).total_seconds())
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from functools import cache
+from pathlib import Path
 
 from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client.multiprocess import mark_process_dead
 
 _STAGE_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0)
 _AGE_BUCKETS = (60, 300, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 259200, 604800, 2592000, 5184000)
@@ -22,15 +26,33 @@ DATA_AGE = Gauge(
     ["view"],
     multiprocess_mode="livemax",
 )
+MAX_STALENESS = Gauge(
+    "understudy_feature_max_staleness_seconds",
+    "Age from which a view's values break their contract; a view without a limit has no series.",
+    ["view"],
+    multiprocess_mode="livemax",
+)
+CLOCK = Gauge(
+    "understudy_clock_timestamp_seconds",
+    "What the service takes for now, which in a replay is not the wall clock; 0 until it is known.",
+    multiprocess_mode="livemax",
+)
 SCORE = Histogram("understudy_score", "Scores by role.", ["role"], buckets=_SCORE_BUCKETS)
 SHADOW = Counter("understudy_shadow_total", "Sampled requests by what became of them.", ["outcome", "reason"])
 SHADOW_SAMPLED = Counter("understudy_shadow_sampled_total", "Requests the shadow was asked to rehearse.")
 SHADOW_SECONDS = Histogram("understudy_shadow_seconds", "Duration of a call to the shadow.", buckets=_STAGE_BUCKETS)
 SHADOW_QUEUE = Gauge("understudy_shadow_queue", "Requests waiting for the shadow.", multiprocess_mode="livesum")
+SPLIT = Counter("understudy_split_total", "Answers while a split runs, by arm and who gave them.", ["arm", "role"])
 LOG_DROPS = Counter("understudy_log_dropped_total", "Records that could not be written, by log.", ["log"])
 LABELS = Counter("understudy_labels_total", "Ground truths received.")
 RUNNER_UP = Gauge(
     "understudy_runner_up", "Whether a role's runner is there and has a model.", ["role"], multiprocess_mode="livemin"
+)
+MODEL_INFO = Gauge(
+    "understudy_model_info",
+    "The model that plays a role (1); 0 for one that it played before.",
+    ["role", "version", "digest"],
+    multiprocess_mode="livemax",
 )
 RUNNER_KILLS = Counter("understudy_runner_kills_total", "Runners killed because they stayed silent.", ["role"])
 BREAKER = Gauge(
@@ -46,6 +68,14 @@ SPANS_LOST = Counter("understudy_spans_lost_total", "Spans that did not reach th
 IN_PROGRESS = Gauge("understudy_requests_in_progress", "Requests being answered.", multiprocess_mode="livesum")
 BREAKER_STATES = ("closed", "half_open", "open", "forced_open", "disabled")
 
+# A counter that is born at 1 has not increased, as far as Prometheus can tell: what alerts watch begins at 0.
+for _log in ("predictions", "shadow", "labels"):
+    LOG_DROPS.labels(_log)
+for _role in ("primary", "fallback", "shadow"):
+    RUNNER_KILLS.labels(_role)
+for _answer in (("primary", "normal"), ("primary", "degraded"), ("fallback", "degraded"), ("none", "none")):
+    PREDICTIONS.labels(*_answer)
+
 # Finding a series by its labels costs as much as counting; these are found once.
 _stage = cache(STAGE.labels)
 _age = cache(AGE.labels)
@@ -53,6 +83,7 @@ _prediction = cache(PREDICTIONS.labels)
 _score = cache(SCORE.labels)
 _request = cache(REQUESTS.labels)
 _shadow = cache(SHADOW.labels)
+_split = cache(SPLIT.labels)
 
 
 def observe_stage(stage: str, seconds: float) -> None:
@@ -72,6 +103,11 @@ def count_prediction(role: str, confidence: str, score: float) -> None:
         _score(role).observe(score)
 
 
+def count_arm(arm: str, role: str) -> None:
+    """Count an answer of a split."""
+    _split(arm, role).inc()
+
+
 def count_request(endpoint: str, status: int) -> None:
     """Count an answered HTTP request."""
     _request(endpoint, str(status)).inc()
@@ -88,3 +124,25 @@ def breaker_changed(role: str, state: str) -> None:
     """Show a breaker's new state."""
     BREAKER.labels(role).set(BREAKER_STATES.index(state))
     BREAKER_CHANGES.labels(role, state).inc()
+
+
+def forget_dead_processes() -> None:
+    """Take back what killed processes last said of themselves, such as an open breaker.
+
+    BentoML (1.4.39) does so only for processes that end in good order; its counters stay, as they must.
+    """
+    folder = Path(os.environ.get("PROMETHEUS_MULTIPROC_DIR", ""))
+    for pid in {path.stem.rpartition("_")[2] for path in folder.glob("gauge_live*_*.db")}:
+        try:
+            os.kill(int(pid), 0)
+        except ProcessLookupError:
+            # Another process that starts may be faster.
+            with suppress(FileNotFoundError):
+                mark_process_dead(int(pid))  # type: ignore[no-untyped-call]
+        except (PermissionError, ValueError):
+            continue
+
+
+# The process that replaces a dead one is the first to know; the library, too, opens its files when it is imported.
+if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+    forget_dead_processes()

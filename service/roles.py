@@ -11,12 +11,12 @@ import getpass
 import json
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from service.clock import Clock, WallClock, parse_instant
 from service.errors import NotReady, PackageError, UnderstudyError
@@ -25,6 +25,7 @@ from service.package import PackagedModel, Signature, load_package, read_package
 Role = Literal["primary", "fallback", "shadow"]
 ROLES: tuple[Role, ...] = ("primary", "fallback", "shadow")
 HISTORY = "roles.history.jsonl"
+Kind = Literal["train", "promote", "force", "rollback", "revert"]
 
 
 class RolesMoved(UnderstudyError):
@@ -82,6 +83,8 @@ class Move:
         reason: why, in the mover's words.
         before, after: the roles that changed; None where nobody plays.
         done: whether roles.json was moved; False for one that a kill cut short.
+        kind: what moved them; ``force`` is a promotion without a verdict, ``revert`` a rollback nobody asked for.
+        verdict: digest of the verdict a promotion rests on.
     """
 
     revision: int
@@ -91,9 +94,18 @@ class Move:
     before: Mapping[Role, Seat | None]
     after: Mapping[Role, Seat | None]
     done: bool
+    kind: Kind = "train"
+    verdict: str | None = None
 
 
-Mover = Callable[[Mapping[Role, Seat | None], str], Roles]
+class Mover(Protocol):
+    """Moves the roles, once: who sits where from now on (None empties a role), why, and on what grounds."""
+
+    def __call__(
+        self, moves: Mapping[Role, Seat | None], reason: str, *, kind: Kind = "train", verdict: str | None = None
+    ) -> Roles:
+        """Return the roles after the move."""
+        ...
 
 
 def move_roles(models_dir: Path, expected: int, moves: Mapping[Role, Seat | None], reason: str = "") -> Roles:
@@ -122,12 +134,15 @@ def hold_roles(models_dir: Path, expected: int, clock: Clock | None = None) -> I
             msg = f"roles are at revision {current.revision}, not {expected}: someone moved them; look again and retry"
             raise RolesMoved(msg)
 
-        def move(moves: Mapping[Role, Seat | None], reason: str) -> Roles:
+        def move(
+            moves: Mapping[Role, Seat | None], reason: str, *, kind: Kind = "train", verdict: str | None = None
+        ) -> Roles:
             seats = {**current.seats, **moves}
             updated = Roles(expected + 1, {role: seat for role, seat in seats.items() if seat is not None})
             before = {role: current.seats.get(role) for role in moves}
             at = (clock or WallClock()).now()
-            _append(models_dir / HISTORY, Move(updated.revision, at, _mover(), reason, before, moves, done=True))
+            made = Move(updated.revision, at, _mover(), reason, before, moves, True, kind, verdict)
+            _append(models_dir / HISTORY, made)
             plain = {
                 "revision": updated.revision,
                 "roles": {role: asdict(seat) for role, seat in updated.seats.items()},
@@ -227,7 +242,8 @@ def _move(plain: dict[str, Any], done: bool) -> Move:
         {role: Seat(**seat) if seat else None for role, seat in plain[side].items()} for side in ("before", "after")
     )
     at = parse_instant(plain["at"])
-    return Move(int(plain["revision"]), at, plain["by"], plain["reason"], before, after, done)
+    grounds = plain.get("kind", "train"), plain.get("verdict")
+    return Move(int(plain["revision"]), at, plain["by"], plain["reason"], before, after, done, *grounds)
 
 
 def _mover() -> str:

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 from service import metrics
 from service.cast import Actor, Cast
@@ -21,6 +21,7 @@ from service.features import Lookup, Stored
 from service.prediction_log import Log
 from service.runners import is_probability
 from service.shadow import Rehearsal, ShadowPath
+from service.split import Assigned, Split, assigned, logged
 from service.tracing import NoTracer, Seen, Tracer
 from service.vector import Vector, build_vector
 
@@ -82,7 +83,13 @@ class _Trip:
     budget: Budget
     started: float
     at: datetime
+    drawn: Assigned | None = None
     stages: list[tuple[str, float, float]] = field(default_factory=list)
+
+    @property
+    def treated_by(self) -> str | None:
+        """The role that is to answer it instead of the primary."""
+        return self.drawn.split.slot if self.drawn is not None and self.drawn.arm == "treatment" else None
 
     def mark(self, stage: str, since: float) -> float:
         now = time.perf_counter()
@@ -109,6 +116,12 @@ class _Given:
     digest: str | None
 
 
+class Splits(Protocol):
+    """Anything that knows which split runs right now."""
+
+    current: Split | None
+
+
 class Router:
     """Answers requests.
 
@@ -116,6 +129,7 @@ class Router:
         contract: of the primary's feature service.
         cast: who can be asked; may change between any two requests.
         valid: whether a model's output can be passed on.
+        splits: whose requests another model answers; None: nobody's, ever.
     """
 
     def __init__(
@@ -131,6 +145,7 @@ class Router:
         service_version: str,
         valid: Callable[[Any], bool] = is_probability,
         tracer: Tracer | None = None,
+        splits: Splits | None = None,
     ) -> None:
         self._contract = contract
         self._lookup = lookup
@@ -142,6 +157,7 @@ class Router:
         self._service_version = service_version
         self._valid = valid
         self._tracer = None if isinstance(tracer, NoTracer) else tracer
+        self._splits = splits
 
     async def answer(
         self, request: Mapping[str, Any], *, patience: float = 1.0, route: str = "/predict", parent: str | None = None
@@ -158,6 +174,8 @@ class Router:
         request_id = plain.pop("request_id", None) or uuid.uuid4().hex
         budget = self._budget if patience == 1.0 else self._budget.stretched(patience)
         trip = _Trip(plain, request_id, budget, time.perf_counter(), self._clock.now())
+        if self._splits is not None and self._splits.current is not None:
+            trip.drawn = assigned(self._splits.current, request_id, plain)
         stored, reason = await self._find(trip)
         since = time.perf_counter()
         vector = build_vector(self._contract, plain, stored, trip.at)
@@ -184,11 +202,17 @@ class Router:
         budget = trip.budget
         if reason is None and not vector.usable:
             reason = "features_invalid"
+        missed = None
+        if reason is None and trip.treated_by is not None:
+            treated = await self._treat(trip, vector, trip.treated_by)
+            if isinstance(treated, _Given):
+                return treated, None
+            missed = treated
         if reason is None:
             left = trip.left(budget.deadline_s - budget.reserve_s)
             found = await self._try(self._cast.primary, vector.values, left, trip)
             if isinstance(found, _Given):
-                return found, None
+                return found, missed
             reason = found
         left = max(trip.left(budget.deadline_s), budget.reserve_s)
         found = await self._try(self._cast.fallback, vector.values, left, trip)
@@ -201,6 +225,14 @@ class Router:
             if isinstance(again, _Given):
                 return again, None
         return _Given("none", self._cast.base_rate, None, None), f"both_failed: {reason}, {found}"
+
+    async def _treat(self, trip: _Trip, vector: Vector, slot: str) -> _Given | str:
+        """Ask the treated request's own model; half of the primary's time is left for the primary."""
+        actor = self._cast.actor(slot)
+        if actor is None:
+            return f"{slot}_absent"
+        left = trip.left(trip.budget.deadline_s - trip.budget.reserve_s) / 2
+        return await self._try(actor, vector.values, left, trip)
 
     async def _try(
         self, actor: Actor, values: Mapping[str, Any], seconds: float, trip: _Trip, *, last_resort: bool = False
@@ -243,7 +275,8 @@ class Router:
         return Answer(trip.request_id, given.prediction, given.role, given.version, confidence, reason, found)
 
     def _keep(self, trip: _Trip, vector: Vector, given: _Given, answer: Answer, since: float) -> dict[str, float]:
-        sampled = self._shadow.samples(trip.request_id, trip.request)
+        # Its own model has answered it, or failed to: nothing is left to rehearse.
+        sampled = trip.treated_by is None and self._shadow.samples(trip.request_id, trip.request)
         kept = self._log.append(
             {
                 "request_id": answer.request_id,
@@ -261,10 +294,13 @@ class Router:
                 "stages_ms": trip.milliseconds(since),
                 "shadow_sampled": sampled,
                 "service_version": self._service_version,
+                **logged(trip.drawn),
             }
         )
         now = trip.mark("log", since)
         _count(answer, vector, kept=kept)
+        if trip.drawn is not None:
+            metrics.count_arm(trip.drawn.arm, answer.role)
         if sampled and kept:
             self._shadow.offer(Rehearsal(answer.request_id, trip.at, vector.values))
         return trip.milliseconds(now)
@@ -288,7 +324,7 @@ def _seen(trip: _Trip, answer: Answer, route: str, parent: str | None) -> Seen:
 
 def _count(answer: Answer, vector: Vector, *, kept: bool) -> None:
     metrics.count_prediction(answer.role, answer.confidence, answer.prediction)
-    if answer.fallback_reason:
+    if answer.fallback_reason and answer.role != "primary":
         metrics.FALLBACKS.labels(answer.fallback_reason.partition(":")[0]).inc()
     for violation in vector.violations:
         metrics.VIOLATIONS.labels(violation.feature, violation.kind).inc()

@@ -91,6 +91,18 @@ class Settings(BaseSettings):
     shadow_drain_s: float = Field(
         5.0, ge=0, description="Time the shadow's queue has to empty at shutdown, in seconds."
     )
+    split_step_hours: float = Field(
+        24.0, ge=0, description="Time an A/B split stays at one share before it may be raised, in hours of the clock."
+    )
+    split_step_requests: int = Field(
+        1000, ge=0, description="Requests an A/B split takes at one share before it may be raised."
+    )
+    watch_days: float = Field(
+        7.0, gt=0, description="Time a promoted model is watched and may be taken back by itself, in days of the clock."
+    )
+    promote_cooldown_days: float = Field(
+        7.0, ge=0, description="Time a model that was taken back by itself may not be promoted again, in days."
+    )
     predict_token: SecretStr = Field(
         SecretStr(""), description="Bearer tokens for predictions and labels, separated by commas; empty: open to all."
     )
@@ -108,6 +120,10 @@ class Settings(BaseSettings):
     )
     log_keep_bytes: int = Field(
         0, ge=0, description="Bytes of a log above which its oldest finished segments are deleted; 0: never."
+    )
+    monitor_window: str = Field("1d", description="Length of the windows that `make monitor` judges: `1d`, `6h`.")
+    latency_sla_ms: float = Field(
+        0.0, ge=0, description="99th percentile of an answer that was agreed on, in milliseconds; 0: the deadline."
     )
     tracking_uri: str = Field("", description="MLflow tracking server; empty for SQLite in the state folder.")
     segment_bytes: int = Field(

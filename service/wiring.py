@@ -36,6 +36,7 @@ from service.rundir import socket_of
 from service.runners import RemoteRunner
 from service.settings import Settings
 from service.shadow import Bounds, Sampling, ShadowPath
+from service.split_file import SplitFollower
 from service.tracing import Tracer, from_settings
 from service.vector import build_vector
 
@@ -53,6 +54,7 @@ class Gear:
     cast: Cast
     watches: tuple[Watch, ...]
     control: Control
+    splits: SplitFollower
     desk: Desk
     shadow: ShadowPath
     logs: dict[str, SegmentLog]
@@ -70,6 +72,7 @@ class Gear:
         for watch in self.watches:
             watch.start()
         self.control.start()
+        self.splits.start()
         self.data_age.start()
         self.retention.start()
         await self._warm()
@@ -90,6 +93,7 @@ class Gear:
         await self.data_age.close()
         await self.retention.close()
         await self.control.close()
+        await self.splits.close()
         await self.shadow.close(self.settings.shadow_drain_s)
         for watch in self.watches:
             await watch.close()
@@ -114,6 +118,7 @@ def assemble(settings: Settings) -> Gear:
     lookup = OnlineLookup(repo_config(settings, reads_only=True), contract, vars(definitions))
     budget = Budget(settings.deadline_ms / 1000, settings.fallback_reserve_ms / 1000)
     tracer = from_settings(settings.otlp_endpoint, settings.trace_sample, VERSION, metrics.SPANS_LOST.inc)
+    splits = SplitFollower(settings.models_dir)
     router = Router(
         contract,
         lookup,
@@ -125,7 +130,11 @@ def assemble(settings: Settings) -> Gear:
         service_version=VERSION,
         valid=valid,
         tracer=tracer,
+        splits=splits,
     )
+    for view in contract.views:
+        if view.max_staleness is not None:
+            metrics.MAX_STALENESS.labels(view.name).set(view.max_staleness.total_seconds())
     door = Door(contract, clock, settings.batch_limit)
     return Gear(
         settings=settings,
@@ -135,6 +144,7 @@ def assemble(settings: Settings) -> Gear:
         cast=cast,
         watches=watches,
         control=Control(settings.state_dir / "breakers.json", cast),
+        splits=splits,
         desk=Desk(door, router, logs["labels"], clock, settings.max_inflight),
         shadow=shadow,
         logs=logs,

@@ -14,7 +14,7 @@ from service.cast import Actor, Cast
 from service.clock import ManualClock
 from service.fakes import FakeLookup, FakeRunner, MemoryLog
 from service.features import Lookup, Stored
-from service.routing import Budget, Router
+from service.routing import Budget, Router, Splits
 from service.runners import Runner
 from service.shadow import Bounds, Sampling, ShadowPath
 from service.tracing import Seen
@@ -43,6 +43,7 @@ class Stage:
     sample_key: str = ""
     queue: int = 10
     seen_trips: list[Seen] = field(default_factory=list)
+    splits: Splits | None = None
 
     def __post_init__(self) -> None:
         rules = Rules(slow_s=self.deadline_s / 2)
@@ -64,6 +65,7 @@ class Stage:
             Budget(self.deadline_s, self.deadline_s / 4),
             service_version="test",
             tracer=self,
+            splits=self.splits,
         )
 
     def seen(self, trip: Seen) -> None:
