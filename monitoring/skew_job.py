@@ -14,6 +14,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
+
 from monitoring.parity import FeatureParity
 from monitoring.report import plain, templates, write
 from monitoring.skew import Audit, audit
@@ -39,9 +41,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out.mkdir(parents=True, exist_ok=True)
     write(out / "skew.json", json.dumps(plain(asdict(found)), indent=1, default=str) + "\n")
     write(out / "skew.html", page(found))
+    write_series(settings().state_dir / "monitoring", found)
     sys.stdout.write(summary(found))
     sys.stdout.write(f"  report: {out / 'skew.html'}\n\n{json.dumps(last_line(found))}\n")
     return 0 if clean(found) else 1
+
+
+def write_series(folder: Path, found: Audit) -> None:
+    """Write the share of vectors that are not what training would have seen, for ``/jobs/metrics``."""
+    registry = CollectorRegistry()
+    share = Gauge(
+        "understudy_skew_mismatch_share", "Share of compared vectors that differ from training's.", registry=registry
+    )
+    share.set(1 - found.parity.exact / found.parity.compared)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_to_textfile(str(folder / "skew.prom"), registry)
 
 
 def clean(found: Audit) -> bool:
