@@ -1,0 +1,39 @@
+"""What a killed process last said of itself is taken back; what it counted stays."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from service.metrics import forget_dead_processes
+
+
+def ended_pid() -> int:
+    """The id of a process that is gone."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_gauges_of_a_dead_process_go_and_everything_else_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dead, alive = ended_pid(), os.getpid()
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    for name in (f"gauge_liveall_{dead}", f"gauge_livemin_{dead}", f"counter_{dead}", f"gauge_liveall_{alive}"):
+        (tmp_path / f"{name}.db").touch()
+
+    forget_dead_processes()
+
+    assert {path.stem for path in tmp_path.iterdir()} == {f"counter_{dead}", f"gauge_liveall_{alive}"}
+
+
+def test_a_file_that_names_no_process_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    (tmp_path / "gauge_liveall_x.db").touch()
+
+    forget_dead_processes()
+
+    assert (tmp_path / "gauge_liveall_x.db").exists()
