@@ -1,7 +1,8 @@
 """The registry's aliases: a mirror of ``roles.json``, moved by compare-and-set.
 
 MLflow's own call is last writer wins. Every move here is made by whoever holds the roles (``service.roles``), right
-after looking where the alias points; what a kill left behind the next training puts right.
+after looking where the alias points; what a kill left behind, or a registry that was away, the next training or
+promotion puts right.
 """
 
 from __future__ import annotations
@@ -51,16 +52,16 @@ def told(settings: Settings) -> Iterator[None]:
     except (MlflowException, RequestException, ConnectionError) as error:
         where = settings.tracking_uri or f"the SQLite store in {settings.state_dir}"
         text = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]
-        msg = f"MLflow at {where} failed ({text}); see that it runs (setting tracking_uri) and train again"
+        msg = f"MLflow at {where} failed ({text}); see that it runs (setting tracking_uri), then promote or train again"
         raise RegistryFailed(msg) from error
 
 
 def read_aliases(client: MlflowClient) -> Aliases:
     """Return the version each role's alias points to, None where there is no alias."""
-    found: Mapping[str, str] = {}
+    found: Mapping[Role, str] = {}
     if client.search_registered_models(f"name = '{project()}'"):
         found = client.get_registered_model(project()).aliases
-    return {role: str(found[role]) if role in found else None for role in ROLES}
+    return {**dict.fromkeys(ROLES), **{role: str(found[role]) for role in found}}
 
 
 def require_alias(client: MlflowClient, role: Role, expected: str | None) -> None:
@@ -69,7 +70,7 @@ def require_alias(client: MlflowClient, role: Role, expected: str | None) -> Non
     Raises:
         AliasMoved: when it points elsewhere than to ``expected`` (None: no alias).
     """
-    now = read_aliases(client)[role]
+    now = read_aliases(client).get(role)
     if now != expected:
         msg = (
             f"alias {role} points to {_version(now)}, not {_version(expected)}: someone moved it; put it back "
@@ -91,7 +92,8 @@ def move_alias(client: MlflowClient, role: Role, expected: str | None, version: 
 def align(client: MlflowClient, models_dir: Path, say: Callable[[str], None]) -> Aliases:
     """Bring aliases that lag behind ``roles.json`` up to it, tell of versions nobody plays, return the aliases.
 
-    A killed training leaves either. An alias lags when it points to what its role played before, or to nothing.
+    A kill leaves either, and a registry that was away while roles moved. An alias lags when it points to what its role
+    played before, or to nothing.
 
     Raises:
         AliasMoved: when an alias points to a version its role never played.
@@ -103,8 +105,9 @@ def align(client: MlflowClient, models_dir: Path, say: Callable[[str], None]) ->
         for move in history[-1:]:
             if not move.done:
                 say(f"the move to revision {move.revision} ({move.reason}) was cut short and counts for nothing")
-        for role in ROLES:
-            aliases[role] = _align(client, role, roles.seats.get(role), aliases[role], history, say)
+        played = (role for move in history for role in (*move.before, *move.after))
+        for role in dict.fromkeys((*ROLES, *roles.seats, *played)):
+            aliases[role] = _align(client, role, roles.seats.get(role), aliases.get(role), history, say)
         _tell_unseated(client, [*roles.seats.values()], history, say)
     return aliases
 
@@ -124,7 +127,7 @@ def _align(
     if alias is not None and played and alias not in played:
         msg = (
             f"alias {role} points to {_version(alias)}, which never played {role}; roles.json seats "
-            f"{_version(wanted)}: someone moved it in MLflow; put it back there, then train again"
+            f"{_version(wanted)}: someone moved it in MLflow; put it back there, then run this again"
         )
         raise AliasMoved(msg)
     if wanted is None:
@@ -158,7 +161,9 @@ def _tell_unseated(client: MlflowClient, seats: list[Seat], history: list[Move],
 
 
 def _registered(client: MlflowClient, version: str) -> bool:
-    return bool(client.search_model_versions(f"name = '{project()}' and version_number = {int(version)}"))
+    # MLflow numbers its versions; a package seated by hand may be called anything.
+    query = f"name = '{project()}' and version_number = {version}"
+    return version.isdecimal() and bool(client.search_model_versions(query))
 
 
 def _version(version: str | None) -> str:

@@ -16,7 +16,7 @@ MAY_IMPORT = {
     "service": {"feature_repo"},
     "training": {"service", "feature_repo"},
     "monitoring": {"service", "feature_repo"},
-    "deploy": {"service", "monitoring", "feature_repo"},
+    "deploy": {"service", "training", "monitoring", "feature_repo"},
 }
 FLIGHT_WORDS = re.compile(
     r"flight|airport|airline|airplane|\bplanes?\b|carrier|tailnum|weather|\borigins?\b|\bEWR\b|\bJFK\b|\bLGA\b|nycflights",
