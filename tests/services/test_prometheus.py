@@ -99,6 +99,7 @@ def watching(live: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         eventually(lambda: running.query("job:understudy_requests_slow:ratio_rate3d"))
         eventually(lambda: running.query("job_role:understudy_shadow_lost:ratio_increase1h"))
         eventually(lambda: running.query("job:understudy_score_unsure:ratio_rate1h"))
+        eventually(lambda: running.query("job_feature_kind:understudy_feature_violations:ratio_rate10m"))
         yield running
 
 
@@ -160,10 +161,11 @@ def test_what_two_workers_counted_is_one_sum_and_both_took_part(live: Served, wa
     assert watching.total('understudy_runner_up{role="primary"}') == 1
 
 
-def test_labels_are_bounded_whatever_is_asked_for(watching: Prometheus) -> None:
+def test_labels_are_bounded_whatever_is_asked_for(live: Served, watching: Prometheus) -> None:
     endpoints = set(watching.get("label/endpoint/values"))
 
     assert endpoints <= {"predict", "predict_batch", "labels", "other", "/predict", "/predict_batch", "/labels"}
+    assert "nowhere" not in live.get("/metrics")
     assert not [name for name in watching.get("label/__name__/values") if name.startswith("feast_")]
     assert not [name for name in watching.get("labels") if name.startswith("__tmp")]
 

@@ -1,0 +1,70 @@
+"""What BentoML's metrics make of the paths people ask for."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from bentoml._internal.context import server_context
+from bentoml._internal.server.http.instruments import RunnerTrafficMetricsMiddleware
+
+from service.patches import OTHER, patch_bentoml
+
+
+class Client:
+    """Keeps the labels it was asked for, and counts nothing."""
+
+    def __init__(self) -> None:
+        self.endpoints: set[str] = set()
+
+    def __getattr__(self, _: str) -> Any:
+        return lambda *_, **__: self
+
+    def labels(self, **labels: Any) -> Client:
+        self.endpoints |= {labels["endpoint"]} if "endpoint" in labels else set()
+        return self
+
+    def __enter__(self) -> None:
+        """As a gauge of what is in progress."""
+
+    def __exit__(self, *_: object) -> None:
+        """As a gauge of what is in progress."""
+
+
+def asked(paths: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[set[str], list[str]]:
+    """The endpoints that metrics named, and the paths the application saw."""
+    seen: list[str] = []
+
+    async def app(scope: Any, _: Any, send: Any) -> None:
+        seen.append(scope["path"])
+        assert not [key for key in scope if key.startswith("understudy")]
+        await send({"type": "http.response.start", "status": 404})
+        await send({"type": "http.response.body"})
+
+    async def send(_: Any) -> None:
+        """To nobody."""
+
+    patch_bentoml()
+    patch_bentoml()
+    monkeypatch.setattr(server_context, "service_routes", ["/predict"], raising=False)
+    monkeypatch.setattr(server_context, "service_name", "understudy", raising=False)
+    client = Client()
+    middleware = RunnerTrafficMetricsMiddleware(app, namespace="bentoml_service", skip_paths=[])
+    middleware._setup(metrics_client=client)
+
+    async def ask() -> None:
+        for path in paths:
+            await middleware({"type": "http", "path": path}, None, send)
+
+    asyncio.run(ask())
+    return client.endpoints, seen
+
+
+def test_a_path_nobody_serves_gets_no_series_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = ["/predict", "/readyz", *(f"/scan/{i}" for i in range(100)), "/predict/../etc", "/metrics"]
+
+    endpoints, seen = asked(paths, monkeypatch)
+
+    assert endpoints == {"/predict", "/readyz", OTHER}
+    assert seen == paths
