@@ -21,6 +21,7 @@ from service.roles import Role
 # How long a fault lasts that does not end by itself; models are exchanged within a second or so.
 SHORT_S, LONG_S = 2.0, 4.0
 LOGS = ("predictions", "shadow")
+_PIECE = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -128,9 +129,13 @@ def _fill_disk(arena: Arena) -> None:
 def _full(disk: Path) -> Iterator[None]:
     ballast = disk / "ballast"
     with ballast.open("wb") as file:
+        piece = _PIECE
         while (free := shutil.disk_usage(disk).free) > 0:
-            with contextlib.suppress(OSError):
-                os.posix_fallocate(file.fileno(), file.tell(), free)
+            # Logs are written meanwhile: a piece that no longer fits is given back whole, so it is tried in halves.
+            try:
+                os.posix_fallocate(file.fileno(), file.tell(), min(piece, free))
+            except OSError:
+                piece = max(piece // 2, resource.getpagesize())
             file.seek(0, os.SEEK_END)
     try:
         yield
@@ -176,7 +181,7 @@ def _delete_logs(arena: Arena) -> None:
             # In one step, so that no segment is begun meanwhile.
             doomed = folder.rename(folder.with_suffix(".doomed"))
             shutil.rmtree(doomed)
-            (arena.rescued / name).mkdir(parents=True)
+            (arena.rescued / name).mkdir(parents=True, exist_ok=True)
             for segment, file in segments:
                 (arena.rescued / name / segment).write_bytes(file.read())
     time.sleep(LONG_S)

@@ -77,7 +77,7 @@ class SegmentLog:
             self._write(orjson.dumps({"closed": True, "seq": self._seq}, option=_OPTIONS))
         self._release()
 
-    def _write(self, line: bytes) -> bool:
+    def _write(self, line: bytes, *, again: bool = False) -> bool:
         if self._file is None and time.monotonic() < self._retry_at:
             return False
         try:
@@ -91,6 +91,10 @@ class SegmentLog:
         if written != len(line):
             self._cut(file)
             return False
+        if not again and os.fstat(file).st_nlink == 0:
+            # Somebody deleted the segment: what was in it is theirs to account for, this line is ours.
+            self._release()
+            return self._write(line, again=True)
         self._size += written
         self._kept_seq = self._seq
         return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -84,6 +85,18 @@ def test_logging_heals_when_its_folder_can_be_written_again(tmp_path: Path) -> N
 
     assert log.append({"i": 1})
     assert lines(blocked) == [{"i": 1}]
+
+
+def test_no_record_is_written_to_a_segment_that_somebody_deleted(tmp_path: Path) -> None:
+    folder = tmp_path / "log"
+    log = SegmentLog(folder, segment_bytes=10**9)
+    assert log.append({"i": 0})
+    shutil.rmtree(folder)
+
+    assert [log.append({"i": i}) for i in (1, 2)] == [True, True]
+
+    assert numbered(folder) == [{"i": 1, "seq": 2}, {"i": 2, "seq": 3}]
+    assert len(list(folder.glob("*.jsonl"))) == 1
 
 
 def test_writers_that_start_in_the_same_second_with_the_same_process_id_keep_all_records(tmp_path: Path) -> None:
