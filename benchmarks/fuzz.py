@@ -40,6 +40,7 @@ _CONFIG = """
 not_a_server_error.enabled = true
 response_schema_conformance.enabled = true
 content_type_conformance.enabled = true
+status_code_conformance.enabled = true
 negative_data_rejection.enabled = true
 {others}
 [[operations]]
@@ -47,7 +48,6 @@ include-path = "/predict_batch"
 checks.negative_data_rejection.enabled = false
 """
 _OTHERS = (
-    "status_code_conformance",  # BentoML documents 400, 404 and 500 (1.4.39), whatever an endpoint answers
     "response_headers_conformance",
     "positive_data_acceptance",  # limits relative to the clock are in no schema
     "missing_required_header",

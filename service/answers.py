@@ -32,3 +32,21 @@ class RowRefused(BaseModel):
 
     error: str = Field(description="What is wrong, in one sentence.")
     problems: list[Problem] = Field(description="Field by field.")
+
+
+class Refusal(RowRefused):
+    """What a refused request gets back, whatever its status."""
+
+
+# Every status an endpoint may answer with besides 200.
+REFUSALS = {
+    400: "The body is not what an endpoint can read, such as damaged JSON.",
+    401: "The bearer token is missing or not valid.",
+    413: "The body is larger than the service's limit.",
+    415: "The body is not JSON by its content type.",
+    422: "A field is missing, unknown, or not what the contract declares; every one of them is named.",
+    429: "As many requests are being answered as can be in time; Retry-After says when to come back.",
+    500: "The service is at fault, and its log says how.",
+    503: "The service cannot answer yet, or no longer takes requests.",
+    504: "No answer within the service's own time limit.",
+}

@@ -19,6 +19,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from service.answers import REFUSALS
 from service.roles import Role, Seat, move_roles, read_roles
 from service.settings import ROOT
 from tests.bundle import NOW, REQUEST, STORED, make_bundle
@@ -102,6 +103,17 @@ def test_the_openapi_document_knows_the_contract(live: Served) -> None:
         fields.get("properties") or document["components"]["schemas"][fields["$ref"].rsplit("/", 1)[1]]["properties"]
     )
     assert set(REQUEST) <= set(names)
+
+
+def test_the_openapi_document_knows_every_refusal(live: Served) -> None:
+    paths = json.loads(live.get("/docs.json"))["paths"]
+
+    for endpoint in ("/predict", "/predict_batch", "/labels"):
+        answers = paths[endpoint]["post"]["responses"]
+        assert set(answers) == {"200", *map(str, REFUSALS)}
+        refused = answers["422"]["content"]["application/json"]["schema"]
+        assert set(refused["properties"]) == {"error", "problems"}
+        assert set(refused["required"]) == set(live.post(endpoint, b"7")[1])
 
 
 def test_metrics_count_what_happened(live: Served) -> None:
