@@ -10,6 +10,7 @@ every endpoint that it answers 400, 404 and 500.
 from __future__ import annotations
 
 import asyncio
+import signal
 from functools import wraps
 from typing import Any
 
@@ -28,6 +29,12 @@ def patch_bentoml() -> None:
     _take_timers_back()
     _name_known_endpoints()
     _document_refusals()
+
+
+def asked_to_stop() -> bool:
+    """Whether this process was told to end while it starts: uvicorn (0.x) notes it, and goes on starting."""
+    server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    return bool(getattr(server, "should_exit", False))
 
 
 def _supervise_closely() -> None:
