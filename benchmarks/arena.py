@@ -197,7 +197,7 @@ def arena(deadline_ms: float, *, workers: int) -> Iterator[Arena]:
         chosen = {
             "feature_store": "redis", "redis": f"127.0.0.1:{proxy.port}", "deadline_ms": f"{deadline_ms:g}",
             "fallback_reserve_ms": f"{reserve:g}", "workers": str(workers), "run_dir": str(outer / "run"),
-            "segment_bytes": str(SEGMENT_BYTES),
+            "segment_bytes": str(SEGMENT_BYTES), "noise_sample": "0",
         }  # fmt: skip
         variables = {PREFIX + name.upper(): value for name, value in chosen.items()}
         env = {**clean(environment(home)), **variables}

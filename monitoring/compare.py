@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -12,8 +12,10 @@ import numpy as np
 import pandas as pd
 
 from monitoring.campaign import Campaign, is_scored, ledger, newest_campaign
+from monitoring.conditions import by_freshness
 from monitoring.evidence import (
     Agreement,
+    ClockSkew,
     Disagreement,
     Evidence,
     Histogram,
@@ -22,6 +24,8 @@ from monitoring.evidence import (
     ScoreShift,
     Span,
 )
+from monitoring.failures import failure_rates
+from monitoring.floor import changed_decisions, noise_floor
 from monitoring.lost import lost_traffic
 from monitoring.pairing import Paired
 from monitoring.performance import blocks_of, conditions, performance
@@ -45,7 +49,8 @@ class Options:
         maturity: age at which a prediction's label should have arrived; younger rows are not scored, because the
             labels that come early are not like the others. Nor are rows of a block of time that is not over.
         plan: what is tested and how.
-        now: the clock's now; None, or a moment before the logs end, means the last moment the logs speak of.
+        now: the clock's now; None means the last moment the logs speak of, and so does a moment that most of the
+            logs are later than: then it is the clock that is wrong. Of fewer rows, these are, and are left out.
     """
 
     maturity: timedelta = timedelta(hours=24)
@@ -69,16 +74,34 @@ def compare(paired: Paired, contract: Contract, options: Options | None = None) 
             "seat a shadow with `make train`, serve it, send requests, then compare again"
         )
         raise DataError(msg)
+    skew = clock_skew(paired.frame, options.now)
+    if skew.predictions:
+        paired = replace(paired, frame=paired.frame[paired.frame["at"] <= options.now].reset_index(drop=True))
     campaign = newest_campaign(paired.frame)
     frame = campaign.frame
     if frame.empty:
         msg = "no prediction is newer than the last one of another pair of versions; send more requests, then compare"
         raise DataError(msg)
-    return _evidence(campaign, frame[frame["role"].eq("primary") & is_scored(frame)], paired, contract, options)
+    return _evidence(campaign, paired, skew, contract, options)
 
 
-def _evidence(campaign: Campaign, both: pd.DataFrame, paired: Paired, contract: Contract, options: Options) -> Evidence:
+def clock_skew(frame: pd.DataFrame, now: datetime | None) -> ClockSkew:
+    """Count what the logs date later than the clock; nothing when most of them are: then the clock is behind."""
+    moment = pd.Timestamp(now) if now else pd.NaT
+    ahead = frame["at"] > moment
+    if now is None or 2 * ahead.sum() > len(frame):
+        return ClockSkew()
+    known = frame["known_at"] > moment
+    if not ahead.any() and not known.any():
+        return ClockSkew()
+    latest = max(frame["at"].max(), frame.loc[known, "known_at"].max() if known.any() else moment)
+    return ClockSkew(int(ahead.sum()), int(known.sum()), (latest - moment).total_seconds())
+
+
+def _evidence(campaign: Campaign, paired: Paired, skew: ClockSkew, contract: Contract, options: Options) -> Evidence:
     frame = campaign.frame
+    scored = is_scored(frame)
+    both = frame[frame["role"].eq("primary") & scored]
     now = _now(paired.frame, options.now)
     horizon = _whole_blocks(now - options.maturity, options.plan.block)
     truths = both[both["label"].notna() & (both["at"] < horizon)]
@@ -116,6 +139,11 @@ def _evidence(campaign: Campaign, both: pd.DataFrame, paired: Paired, contract: 
         performance=performance(truths, slices=slices, thresholds=tuple(thresholds), plan=options.plan),
         disagreements=_disagreements(both, contract),
         notes=paired.notes,
+        failures=failure_rates(frame, scored, options.plan),
+        noise=noise_floor(both),
+        freshness=by_freshness(frame, scored, horizon, options.plan),
+        clock=skew,
+        slot=paired.slot,
     )
 
 
@@ -126,9 +154,10 @@ def slice_columns(contract: Contract) -> tuple[str, ...]:
 
 
 def _now(frame: pd.DataFrame, now: datetime | None) -> pd.Timestamp:
-    moments = [frame["at"].max(), frame["known_at"].max(), pd.Timestamp(now) if now else pd.NaT]
-    last: pd.Timestamp = pd.Series(moments).max()
-    return last
+    last: pd.Timestamp = frame["at"].max()
+    if now is not None and pd.Timestamp(now) >= last:
+        return pd.Timestamp(now)
+    return pd.Series([last, frame["known_at"].max()]).max()  # type: ignore[no-any-return]
 
 
 def _whole_blocks(moment: pd.Timestamp, block: timedelta) -> pd.Timestamp:
@@ -160,16 +189,8 @@ def _agreement(both: pd.DataFrame, threshold: float, meaning: str) -> Agreement:
         agree=int((primary == shadow).sum()),
         only_primary_positive=int((primary & ~shadow).sum()),
         only_shadow_positive=int((~primary & shadow).sum()),
-        noise=_noise(both, threshold),
+        noise=changed_decisions(both, threshold),
     )
-
-
-def _noise(both: pd.DataFrame, threshold: float) -> float | None:
-    """How often the primary decides otherwise when asked the same again, where a log says so (Diffy's noise floor)."""
-    if "prediction_again" not in both or both["prediction_again"].isna().all():
-        return None
-    twice = both[both["prediction_again"].notna()]
-    return float(((twice["prediction"] >= threshold) != (twice["prediction_again"] >= threshold)).mean())
 
 
 def _score_shift(both: pd.DataFrame) -> ScoreShift | None:

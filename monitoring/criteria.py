@@ -55,8 +55,14 @@ class Criteria(BaseModel):
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
 
-def default_criteria() -> Criteria:
-    """The criteria used unless others are given."""
+def default_criteria(min_days: float = 7, min_rows: int = 2000, min_labels: float = 0.8) -> Criteria:
+    """The criteria used unless others are given.
+
+    Args:
+        min_days: fewest days of the clock, and whole days with labels.
+        min_rows: fewest labelled pairs.
+        min_labels: least share of old enough predictions that have a label.
+    """
 
     def rule(name: str, kind: Kind, direction: Direction, limit: float, minimum: int = 0, **more: bool) -> Criterion:
         return Criterion(name=name, kind=kind, direction=direction, limit=limit, minimum=minimum, **more)
@@ -71,10 +77,10 @@ def default_criteria() -> Criteria:
             rule("lost_rows_differ", "evidence", "at_most", 0.2, 30, must_have_data=False),
             rule("too_good", "evidence", "at_least", 0.5, 500, must_have_data=False),
             rule("gain_fades", "evidence", "at_least", -0.005, 500, must_have_data=False),
-            rule("duration", "evidence", "at_least", 7),
-            rule("paired_rows", "evidence", "at_least", 2000),
-            rule("blocks", "evidence", "at_least", 7),
-            rule("label_coverage", "evidence", "at_least", 0.8, 1),
+            rule("duration", "evidence", "at_least", min_days),
+            rule("paired_rows", "evidence", "at_least", min_rows),
+            rule("blocks", "evidence", "at_least", min_days),
+            rule("label_coverage", "evidence", "at_least", min_labels, 1),
             rule("shadow_errors", "guardrail", "at_most", 0.01, 200),
             rule("unaccounted", "evidence", "at_most", 0.001, 200),
             rule("coverage", "evidence", "at_least", 0.95, 1),

@@ -7,6 +7,7 @@ the primary (reference) against the shadow (current) where labels are known.
 
 from __future__ import annotations
 
+import json
 import os
 import warnings
 from dataclasses import dataclass
@@ -16,13 +17,14 @@ from typing import Any
 import pandas as pd
 
 from monitoring.campaign import is_scored, newest_campaign
-from monitoring.report import Companions
+from monitoring.report import Companions, write
 from service.contract import Contract
 
 # Evidently's statistics and its page grow with the rows; more change neither answer.
 MOST_ROWS = 20_000
 _LEAST_ROWS = 50
 DRIFT, QUALITY = "evidently_drift.html", "evidently_quality.html"
+TESTS = "evidently_drift.json"
 _SCORES = ("prediction", "shadow_prediction")
 
 
@@ -49,11 +51,15 @@ def write_drift_reports(frame: pd.DataFrame, contract: Contract, out: Path) -> C
     pages, remarks = [], []
     halves = split_halves(both, contract)
     if halves is None:
-        (out / DRIFT).unlink(missing_ok=True)
+        for name in (DRIFT, TESTS):
+            (out / name).unlink(missing_ok=True)
         remarks.append(f"no Evidently drift report: {len(both)} scored pairs, needs {2 * _LEAST_ROWS}")
     else:
-        _drift(halves).save_html(str(out / DRIFT))
+        found = _drift(halves)
+        found.save_html(str(out / DRIFT))
+        write(out / TESTS, found.json() + "\n")
         pages.append((DRIFT, "Evidently: drift from the first to the second half"))
+        remarks.append(tests_in_words(json.loads(found.json())["tests"]))
         remarks += [
             f"{name} is not in the Evidently drift report: it has no value in one half" for name in halves.left_out
         ]
@@ -65,6 +71,14 @@ def write_drift_reports(frame: pd.DataFrame, contract: Contract, out: Path) -> C
         _quality(_thinned(labelled)).save_html(str(out / QUALITY))
         pages.append((QUALITY, "Evidently: classification quality of both roles"))
     return Companions(tuple(pages), tuple(remarks))
+
+
+def tests_in_words(tests: list[dict[str, Any]]) -> str:
+    """Say which columns failed their own drift test; the report's test on the share of columns is not one."""
+    own = [t for t in tests if t["metric_config"]["params"]["type"].endswith("ValueDrift")]
+    failed = sorted(str(t["metric_config"]["params"]["column"]) for t in own if t["status"] != "SUCCESS")
+    names = f": {', '.join(failed)}" if failed else ""
+    return f"Evidently's tests: {len(failed)} of {len(own)} columns moved from the first to the second half{names}"
 
 
 def split_halves(both: pd.DataFrame, contract: Contract) -> Halves | None:
@@ -107,7 +121,8 @@ def _drift(halves: Halves) -> Any:
 
     # Effect sizes, not p-values: with thousands of rows KS finds shifts too small to matter, and evidently 0.7's
     # chi-square takes the reference for the exact truth.
-    return _run([DataDriftPreset(num_method="wasserstein", cat_method="jensenshannon")], current, reference)
+    preset = DataDriftPreset(num_method="wasserstein", cat_method="jensenshannon")
+    return _run([preset], current, reference, tests=True)
 
 
 def _quality(labelled: pd.DataFrame) -> Any:
@@ -138,10 +153,10 @@ def _evidently() -> Any:
     return evidently
 
 
-def _run(metrics: list[Any], current: Any, reference: Any) -> Any:
+def _run(metrics: list[Any], current: Any, reference: Any, *, tests: bool = False) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # scipy's remarks on constant columns
-        return _evidently().Report(metrics).run(current, reference)
+        return _evidently().Report(metrics, include_tests=tests).run(current, reference)
 
 
 def _thinned(rows: pd.DataFrame) -> pd.DataFrame:

@@ -8,8 +8,12 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from monitoring.pairing import Notes
-from monitoring.quality import Condition, LabelCoverage, Performance
+from monitoring.failures import FailureRate
+from monitoring.floor import NoiseFloor
+from monitoring.offline import Rehearsal
+from monitoring.pairing import FIRST, Notes
+from monitoring.quality import Condition, Freshness, LabelCoverage, Performance
+from monitoring.standing import Standing
 
 
 @dataclass(frozen=True)
@@ -194,6 +198,21 @@ class Disagreement:
 
 
 @dataclass(frozen=True)
+class ClockSkew:
+    """What the logs date later than the clock says it is.
+
+    Attributes:
+        predictions: requests taken in later than that; left out while they are few, believed where they are most.
+        labels: labels that became known later than that; they count.
+        furthest_s: how far ahead the latest of both is, in seconds.
+    """
+
+    predictions: int = 0
+    labels: int = 0
+    furthest_s: float = 0.0
+
+
+@dataclass(frozen=True)
 class Evidence:
     """Everything one comparison found.
 
@@ -210,6 +229,13 @@ class Evidence:
         roles, confidences, fallback_reasons: predictions by who answered and how.
         conditions: quality by who answered and with what confidence.
         performance: None without a single mature labelled pair.
+        failures: how often each role failed to answer.
+        noise: the primary against itself; None where it was not asked twice.
+        freshness: the results by what the vectors were like: fresh, stale, fallback.
+        clock: what the logs date into the future.
+        rehearsal: how the shadow's scores came from the log; None when it answered beside live requests.
+        slot: where the shadow rehearses.
+        standing: what the campaign's record adds; None where none is kept.
     """
 
     primary: Version
@@ -237,17 +263,31 @@ class Evidence:
     performance: Performance | None
     disagreements: tuple[Disagreement, ...]
     notes: Notes
+    failures: tuple[FailureRate, ...] = ()
+    noise: NoiseFloor | None = None
+    freshness: tuple[Freshness, ...] = ()
+    clock: ClockSkew = ClockSkew()
+    rehearsal: Rehearsal | None = None
+    slot: str = FIRST
+    standing: Standing | None = None
+
+    @property
+    def offline(self) -> bool:
+        """Whether the shadow was asked afterwards, on logged vectors."""
+        return self.rehearsal is not None
 
     @property
     def campaign(self) -> str:
         """Name of the campaign: the same for the same two models, contract and opening, at every look."""
-        parts = (self.primary.digest, self.shadow.digest, self.contract, self.opened.isoformat())
+        parts = [self.primary.digest, self.shadow.digest, self.contract, self.opened.isoformat()]
+        parts += ["offline"] if self.offline else []
+        parts += [self.slot] if self.slot != FIRST else []
         return hashlib.sha256("\n".join(str(part) for part in parts).encode()).hexdigest()[:16]
 
     @property
     def days(self) -> float:
-        """Clock time since the campaign opened, in days."""
-        return (self.as_of - self.opened) / timedelta(days=1)
+        """Clock time since the campaign opened, in days; of a rehearsal, the time its rows span."""
+        return ((self.span.end if self.offline else self.as_of) - self.opened) / timedelta(days=1)
 
     @property
     def digest(self) -> str:

@@ -68,7 +68,9 @@ def predictions(log_dir: Path, contract: Contract) -> Export:
     """Read the prediction log.
 
     Columns: the log's scalar fields under their names; ``request.<field>``, ``vector.<feature>``,
-    ``event_time.<view>``, ``ms.<stage>`` (milliseconds); ``violations`` as a count.
+    ``event_time.<view>``, ``ms.<stage>`` (milliseconds); ``violations`` as a count; ``shadows`` the slots it was
+    offered to, separated by commas, null in logs from before there were several; ``redacted`` the names whose values
+    the record does not hold, likewise (see :mod:`monitoring.redacted`).
     """
     views = tuple(view.name for view in contract.views)
     scalars = {
@@ -91,6 +93,8 @@ def predictions(log_dir: Path, contract: Contract) -> Export:
         + _members("event_times", "event_time", dict.fromkeys(views, "TIMESTAMPTZ"))
         + _members("stages_ms", "ms", dict.fromkeys(_STAGES, "DOUBLE"))
         + [_Column("violations", "BIGINT", f"coalesce(len({_quoted('violations')}), 0)")]
+        + [_Column("shadows", "VARCHAR", f"array_to_string({_quoted('shadows')}, ',')")]
+        + [_Column("redacted", "VARCHAR", f"coalesce(array_to_string({_quoted('redacted')}, ','), '')")]
     )
     schema = {
         **scalars,
@@ -98,6 +102,8 @@ def predictions(log_dir: Path, contract: Contract) -> Export:
         "vector": _struct(_types(contract.fields)),
         "stages_ms": _struct(dict.fromkeys(_STAGES, "DOUBLE")),
         "violations": _VIOLATIONS,
+        "shadows": "VARCHAR[]",
+        "redacted": "VARCHAR[]",
     }
     if views:
         schema["event_times"] = _struct(dict.fromkeys(views, "TIMESTAMPTZ"))
@@ -105,10 +111,14 @@ def predictions(log_dir: Path, contract: Contract) -> Export:
 
 
 def shadow(log_dir: Path) -> Export:
-    """Read the shadow log; columns as in the log, ``prediction`` null where the shadow gave no number."""
+    """Read the shadow log; columns as in the log, ``prediction`` null where the shadow gave no number.
+
+    ``shadow`` is null in logs from before there were several slots, and ``primary`` where that one was asked again.
+    """
     schema = {
         "request_id": "VARCHAR",
         "at": "TIMESTAMPTZ",
+        "shadow": "VARCHAR",
         "outcome": "VARCHAR",
         "reason": "VARCHAR",
         "model_version": "VARCHAR",

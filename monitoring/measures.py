@@ -15,6 +15,8 @@ LATENCY_SLACK_MS = 0.5
 _NAMED = 3
 # More evidence than this is not worth a number.
 _MOST_EVIDENCE = 1e6
+# What rows replayed from a log cannot show: nobody waited, nothing was sent, and everything asked was answered.
+LIVE_ONLY = frozenset({"shadow_errors", "unaccounted", "coverage", "latency"})
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,24 @@ def _disagreement(evidence: Evidence) -> Measured:
 
 
 MEASURES: dict[str, Measure] = {
+    "offline": Measure(
+        "Scores given afterwards, on logged values", "offline",
+        lambda e: Measured(float(e.offline), e.ledger.scored), ".0%", "scored requests",
+        "replayed rows say nothing of the shadow's latency, its errors or the freshness of what it is served",
+        "seat it as a shadow and let it rehearse on live requests",
+    ),
+    "declared": Measure(
+        "Criteria other than those the campaign opened under", "data",
+        lambda e: Measured(float(e.standing.changed) if e.standing else None, e.predictions), ".0f", "predictions",
+        "the criteria are not those declared when the campaign opened",
+        "judge it by those (put settings and options back), or open a new campaign with another shadow",
+    ),
+    "age": Measure(
+        "Age of the campaign in days of the clock", "data",
+        lambda e: Measured(e.days, e.predictions), ".1f", "predictions",
+        "the campaign has expired without a verdict",
+        "train a newer shadow; or raise UNDERSTUDY_CAMPAIGN_DAYS to let this one go on",
+    ),
     "invalid_outputs": Measure(
         "Invalid outputs of the shadow, share of sampled requests", "losses",
         _rate("invalid_output"), ".2%", "sampled requests",

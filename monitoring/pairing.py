@@ -7,8 +7,12 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from monitoring.export import Export
+from monitoring.floor import AGAIN
 from monitoring.labels import LabelNotes, resolve
 
+# The slot of logs that name none, and what the shadow log calls a second answer of the primary.
+FIRST = "shadow"
+PRIMARY = "primary"
 _SHADOW_NAMES = {
     "outcome": "shadow_outcome",
     "reason": "shadow_reason",
@@ -48,18 +52,37 @@ class Paired:
     Attributes:
         frame: the prediction's columns, then ``shadow_outcome`` (null when no shadow line), ``shadow_reason``,
             ``shadow_version``, ``shadow_digest``, ``shadow_prediction``, ``shadow_ms``, ``shadow_batch``,
-            ``label`` (0, 1 or NaN), ``known_at``.
+            ``label`` (0, 1 or NaN), ``known_at``, and ``prediction_again`` where a slot was named.
         notes: what had to be set aside.
+        slot: the shadow's.
     """
 
     frame: pd.DataFrame
     notes: Notes
+    slot: str = FIRST
 
 
-def paired(predictions: Export, shadow: Export, labels: Export) -> Paired:
-    """Join the logs by ``request_id``; every prediction keeps exactly one row."""
+def slots_in(predictions: Export, shadow: Export) -> list[str]:
+    """Return the slots that were asked or answered in the logs, the first one first."""
+    offered = {slot for each in predictions.frame["shadows"].dropna().unique() for slot in each.split(",") if slot}
+    lines = set(shadow.frame["shadow"].fillna(FIRST).unique()) - {PRIMARY}
+    return sorted(offered | lines)
+
+
+def paired(predictions: Export, shadow: Export, labels: Export, slot: str | None = None) -> Paired:
+    """Join the logs by ``request_id``; every prediction keeps exactly one row.
+
+    Args:
+        slot: whose shadow's lines are joined, ``shadow_sampled`` being whether that one was asked; then
+            ``prediction_again`` is what the answering primary said when it was asked once more. None: all lines are
+            one shadow's, and ``shadow_sampled`` stays what it is.
+    """
     asked = predictions.frame.drop_duplicates("request_id", keep="first")
-    lines = shadow.frame.drop_duplicates("request_id", keep="first")
+    ours = shadow.frame
+    if slot is not None:
+        lines_of = ours["shadow"].fillna(FIRST)
+        asked, ours = _asked(asked, slot, ours[lines_of.eq(PRIMARY)]), ours[lines_of.eq(slot)]
+    lines = ours.drop_duplicates("request_id", keep="first")
     sampled = asked.loc[asked["shadow_sampled"].fillna(value=False).astype(bool), "request_id"]
     known = lines["request_id"].isin(asked["request_id"])
     wanted = lines["request_id"].isin(sampled)
@@ -74,9 +97,25 @@ def paired(predictions: Export, shadow: Export, labels: Export) -> Paired:
             "labels": labels.damaged_lines,
         },
         duplicate_predictions=len(predictions.frame) - len(asked),
-        duplicate_shadow=len(shadow.frame) - len(lines),
+        duplicate_shadow=len(ours) - len(lines),
         orphan_shadow=int((~known).sum()),
         unasked_shadow=int((known & ~wanted).sum()),
         labels=found,
     )
-    return Paired(frame.sort_values("at", kind="stable", ignore_index=True), notes)
+    return Paired(frame.sort_values("at", kind="stable", ignore_index=True), notes, slot or FIRST)
+
+
+def _asked(predictions: pd.DataFrame, slot: str, again: pd.DataFrame) -> pd.DataFrame:
+    """Say of each prediction whether a slot was asked, and what the primary said again."""
+    offers = predictions["shadows"]
+    takes = offers.isin([each for each in offers.dropna().unique() if slot in each.split(",")])
+    # A log from before there were several names no slot; its only shadow was the first.
+    before = predictions["shadow_sampled"].fillna(value=False).astype(bool) & (slot == FIRST)
+    sampled = takes.mask(offers.isna(), before).astype("boolean")
+    said = again[again["outcome"].eq("scored")].drop_duplicates("request_id", keep="first").set_index("request_id")
+    second = predictions["request_id"].map(said["prediction"]).astype("float64")
+    # Between answer and second answer another model may have taken over.
+    same = predictions["request_id"].map(said["model_digest"]).eq(predictions["model_digest"])
+    return predictions.drop(columns="shadows").assign(
+        shadow_sampled=sampled, **{AGAIN: second.where(same & predictions["role"].eq("primary"))}
+    )

@@ -8,7 +8,7 @@ known to go wrong, and the first that explains nearly all of them is named.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
@@ -56,6 +56,7 @@ class Vectors:
         served, expected: one column per feature.
         served_times, expected_times: one column per view, the event time of the values used, UTC or null.
         read: whether the online store could be asked; where not, stored features are not compared.
+        hidden: by feature the rows in which the log does not hold what a comparison needs (redacted).
     """
 
     requests: pd.DataFrame
@@ -64,6 +65,7 @@ class Vectors:
     served_times: pd.DataFrame
     expected_times: pd.DataFrame
     read: Bools
+    hidden: Mapping[str, Bools] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ class FeatureParity:
         home: the view or on-demand view it comes from, ``request`` for a key.
         compared: vectors whose value could be compared.
         differing: of those, how many were not equal.
+        redacted: vectors whose value could not be, because the log does not hold it or what it is made from.
     """
 
     feature: str
@@ -104,6 +107,7 @@ class FeatureParity:
     differing: int
     cause: Cause | None
     examples: tuple[Example, ...]
+    redacted: int = 0
 
     @property
     def share(self) -> float:
@@ -120,6 +124,7 @@ class Parity:
         unread: vectors made while the online store could not be asked; they count only where they differ.
         exact: compared vectors in which every value was equal.
         features: in model order.
+        redacted: vectors of which at least one value could not be compared, because the log does not hold it.
         behind, ahead: per view, vectors that were given an older or a newer row than was known.
     """
 
@@ -130,6 +135,7 @@ class Parity:
     features: tuple[FeatureParity, ...]
     behind: Mapping[str, int]
     ahead: Mapping[str, int]
+    redacted: int = 0
 
     @property
     def exact_share(self) -> float | None:
@@ -149,31 +155,39 @@ def compare(vectors: Vectors, contract: Contract, recompute: Recompute) -> Parit
         recompute: joins features to rows anew; asked only about vectors that differ.
     """
     homes = homes_of(contract)
+    rows = len(vectors.requests)
+    nowhere = np.zeros(rows, dtype=bool)
+    hidden = {name: vectors.hidden.get(name, nowhere) for name in contract.features}
+    looked = {name: ~hidden[name] & (vectors.read if is_stored(contract, name) else True) for name in hidden}
     differs: dict[str, Bools] = {}
     for spec in contract.fields:
         equal = same(spec, vectors.served[spec.name], vectors.expected[spec.name])
-        differs[spec.name] = ~equal & (vectors.read if is_stored(contract, spec.name) else True)
+        differs[spec.name] = ~equal & looked[spec.name]
     explained = _Explainer(vectors, contract, recompute, differs)
     features = []
     for spec in contract.fields:
-        bad = differs[spec.name]
-        compared = int(vectors.read.sum()) if is_stored(contract, spec.name) else len(vectors.requests)
+        bad, without = differs[spec.name], int(hidden[spec.name].sum())
         cause = explained.cause(spec) if bad.any() else None
         examples = _examples(vectors, spec.name, bad)
-        features.append(FeatureParity(spec.name, homes[spec.name], compared, int(bad.sum()), cause, examples))
-    anything = np.logical_or.reduce(list(differs.values())) if differs else np.zeros(len(vectors.requests), bool)
+        compared = int(looked[spec.name].sum())
+        features.append(
+            FeatureParity(spec.name, homes[spec.name], compared, int(bad.sum()), cause, examples, without)
+        )  # fmt: skip
+    anything = np.logical_or.reduce(list(differs.values())) if differs else nowhere
+    something = np.logical_or.reduce(list(looked.values())) if looked else ~nowhere
     times = {view.name: (vectors.served_times[view.name], vectors.expected_times[view.name]) for view in contract.views}
     behind = {name: int(((served < known) & vectors.read).sum()) for name, (served, known) in times.items()}
     ahead = {name: int(((served > known) & vectors.read).sum()) for name, (served, known) in times.items()}
-    looked_at = vectors.read | anything
+    looked_at = (vectors.read & something) | anything
     return Parity(
-        vectors=len(vectors.requests),
+        vectors=rows,
         compared=int(looked_at.sum()),
         exact=int((looked_at & ~anything).sum()),
         unread=int((~vectors.read).sum()),
         features=tuple(features),
         behind=behind,
         ahead=ahead,
+        redacted=int(np.logical_or.reduce(list(hidden.values())).sum()) if hidden else 0,
     )
 
 

@@ -116,6 +116,41 @@ class Condition:
 
 
 @dataclass(frozen=True)
+class PairedMeasure:
+    """One measure of whoever answered and of the shadow on the same labelled rows: ``log_loss, brier, accuracy``."""
+
+    name: str
+    higher_is_better: bool
+    answered: float
+    shadow: float
+    difference: Difference
+
+
+@dataclass(frozen=True)
+class Freshness:
+    """What was found on rows whose vectors were alike.
+
+    Attributes:
+        name: ``fresh``, ``stale`` or ``fallback``; ``meaning`` says which rows these are.
+        rows: all of them in the campaign.
+        pairs: of them with an answer and a valid shadow score.
+        disagreement: share of pairs decided otherwise; None without pairs.
+        noise: share the primary decides otherwise when asked twice; None when it was not.
+        labelled: pairs with a mature label.
+        measures: answer against shadow on those.
+    """
+
+    name: str
+    meaning: str
+    rows: int
+    pairs: int
+    disagreement: float | None
+    noise: float | None
+    labelled: int
+    measures: tuple[PairedMeasure, ...]
+
+
+@dataclass(frozen=True)
 class Performance:
     """Quality on mature labelled rows that the primary answered and the shadow scored.
 

@@ -135,13 +135,13 @@ class Sender:
                 self.failed.append(f"labels {status}: {answer}"[:300])
 
     async def shadow_coverage(self) -> str:
-        """Read from /metrics how many sampled requests the shadow has accounted for."""
+        """Read from /metrics which share of the sampled requests the shadows have scored."""
         try:
             async with self._session.get(self._plan.url + "/metrics") as response:
                 text = await response.text()
         except (aiohttp.ClientError, TimeoutError):
             return "unknown"
-        sampled = _series(text, "understudy_shadow_sampled_total")
+        sampled = _series(text, "understudy_shadow_sampled_total{")
         scored = _series(text, 'understudy_shadow_total{outcome="scored"')
         return f"{scored / sampled:.1%}" if sampled else "none"
 
@@ -155,7 +155,9 @@ class Sender:
 
 
 def _series(text: str, prefix: str) -> float:
-    return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(prefix))
+    """Add up a metric's series, without the primary's second answers, which are no shadow's."""
+    lines = (line for line in text.splitlines() if line.startswith(prefix) and 'role="primary"' not in line)
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
 
 
 async def replay(plan: Plan, settings_: Settings, clock_file: Path) -> dict[str, Any]:

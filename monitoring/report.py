@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from monitoring.evidence import Evidence, Version
 from monitoring.measures import MEASURES
+from monitoring.offline import Rehearsal
 from monitoring.plots import plots
 from monitoring.quality import Metric
 from monitoring.verdict import Reason, Verdict
@@ -43,12 +44,14 @@ class Companions:
     remarks: tuple[str, ...] = ()
 
 
-def write_report(verdict: Verdict, evidence: Evidence, out: Path, companions: Companions | None = None) -> Files:
-    """Write ``compare.html`` and ``compare.json`` below ``out``; each appears in one rename."""
+def write_report(
+    verdict: Verdict, evidence: Evidence, out: Path, companions: Companions | None = None, stem: str = "compare"
+) -> Files:
+    """Write ``<stem>.html`` and ``<stem>.json`` below ``out``; each appears in one rename."""
     out.mkdir(parents=True, exist_ok=True)
-    files = Files(out / "compare.html", out / "compare.json")
+    files = Files(out / f"{stem}.html", out / f"{stem}.json")
     write(files.data, json.dumps(as_json(verdict, evidence), indent=1, allow_nan=False) + "\n")
-    write(files.page, page(verdict, evidence, companions))
+    write(files.page, page(verdict, evidence, companions, stem))
     return files
 
 
@@ -56,6 +59,9 @@ def as_json(verdict: Verdict, evidence: Evidence) -> dict[str, Any]:
     """Return everything in the verdict and the evidence as plain JSON values; what is not finite becomes null."""
     whole: dict[str, Any] = {
         "verdict": asdict(verdict),
+        "digest": verdict.digest,
+        "offline": verdict.offline,
+        "would_be": verdict.would_be,
         "headline": headline(verdict, evidence),
         "evidence": asdict(evidence),
     }
@@ -65,8 +71,8 @@ def as_json(verdict: Verdict, evidence: Evidence) -> dict[str, Any]:
     return out
 
 
-def page(verdict: Verdict, evidence: Evidence, companions: Companions | None = None) -> str:
-    """Return the HTML page; it loads nothing from anywhere."""
+def page(verdict: Verdict, evidence: Evidence, companions: Companions | None = None, stem: str = "compare") -> str:
+    """Return the HTML page; it loads nothing from anywhere. Its numbers are in ``<stem>.json`` beside it."""
     return (
         templates()
         .get_template("compare.html")
@@ -81,6 +87,7 @@ def page(verdict: Verdict, evidence: Evidence, companions: Companions | None = N
             versions=(("primary", verdict.primary), ("shadow", verdict.shadow)),
             notes=data_notes(evidence),
             companions=companions or Companions(),
+            data_file=f"{stem}.json",
         )
     )
 
@@ -96,6 +103,7 @@ def templates() -> Environment:
         signed=lambda x: _NONE if x is None else _minus(f"{x:+.4f}"),
         fixed=lambda x, places=4: _NONE if x is None else _minus(f"{x:.{places}f}"),
         percent=lambda x, places=1: _NONE if x is None else f"{x:.{places}%}",
+        points=lambda x: _NONE if x is None else _minus(f"{x:+.2%}"),
         odds=lambda e: f"{e:,.2f}" if e < 100 else _evidence(e),
         moment=lambda at: f"{at:%-d %b %Y, %H:%M}",
         short=lambda digest: digest[:12] if digest else _NONE,
@@ -112,11 +120,24 @@ def headline(verdict: Verdict, evidence: Evidence) -> str:
             f"{shadow[0].upper()}{shadow[1:]} is better than {primary}: over {found.blocks} blocks of time the "
             f"evidence for a gain is {_evidence(found.gain.combined)} (20 promotes).{_loss(evidence)}"
         )
+    if verdict.decision == "hold" and evidence.rehearsal is not None:
+        return _offline_headline(verdict, evidence, evidence.rehearsal)
     finding = _finding(verdict.deciding[0])
     opening = f"{primary} stays" if verdict.decision == "hold" else f"{shadow} must not replace {primary}"
     text = f"{opening[0].upper()}{opening[1:]}: {finding}.{_loss(evidence)}"
     more = len(verdict.deciding) - 1
     return text + (f" {more} further condition{'s are' if more > 1 else ' is'} not met." if more else "")
+
+
+def _offline_headline(verdict: Verdict, evidence: Evidence, told: Rehearsal) -> str:
+    primary = _name(verdict.primary)
+    others = [reason for reason in verdict.deciding if reason.criterion != "offline"]
+    why = f": {_finding(others[0])}" if others else ""
+    return (
+        f"{primary[0].upper()}{primary[1:]} stays: version {told.version} was asked afterwards, on logged values, and "
+        f"that is not enough to promote. On those rows alone the verdict would be {verdict.would_be}{why}."
+        f"{_loss(evidence)}"
+    )
 
 
 def _loss(evidence: Evidence) -> str:
@@ -178,11 +199,26 @@ def data_notes(evidence: Evidence) -> list[tuple[str, int]]:
         ("labels of requests that are not in the log, left out", labels.orphans),
         ("labels known before the prediction was made, left out", labels.early),
         ("predictions too young for a label, not scored", evidence.label_coverage.immature),
+        ("old predictions without a label", evidence.label_coverage.mature - evidence.label_coverage.labelled),
+        ("predictions dated later than the clock, left out", evidence.clock.predictions),
+        ("labels dated later than the clock", evidence.clock.labels),
+        ("sampled requests without a shadow record", evidence.ledger.unaccounted),
     ]
+    found += _told(evidence.rehearsal)
     found += [(f"predictions while {pair} were at work, set aside", n) for pair, n in evidence.other_versions.items()]
     if len(evidence.service_versions) > 1:
         found += [(f"predictions answered by service version {v}", n) for v, n in evidence.service_versions.items()]
     return [(what, n) for what, n in found if n]
+
+
+def _told(told: Rehearsal | None) -> list[tuple[str, int]]:
+    if told is None:
+        return []
+    return [
+        (f"predictions from version {told.version}'s training, left out: it may know their labels", told.trained_on),
+        ("predictions without a value the model takes (redacted), left out", told.redacted),
+        ("answers of the primary that do not come out again from the logged values", told.again - told.reproduced),
+    ]
 
 
 def _finding(reason: Reason) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from feast import FeatureStore
 
 from monitoring import export
 from monitoring.distributions import Shift, shifts
-from monitoring.parity import Parity, Vectors, compare, is_stored
+from monitoring.parity import Bools, Parity, Vectors, compare, is_stored
+from monitoring.redacted import removed, stood_in, unknowable
 from service.contract import Contract
 from service.errors import DataError, NotReady, PackageError
 from service.package import load_package, read_package
@@ -33,11 +34,13 @@ class Scores:
         compared: predictions scored again.
         equal: of those, how many came out the same (to 1e-9).
         unknown: digests of models whose package is not here.
+        redacted: predictions left out, because the log does not hold a value their model takes.
     """
 
     compared: int
     equal: int
     unknown: tuple[str, ...]
+    redacted: int = 0
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,8 @@ def audit(store: FeatureStore, contract: Contract, log_dir: Path, models_dir: Pa
         msg = f"no predictions in {log_dir}; run `make serve` and `make replay` first"
         raise NotReady(msg)
     frame = log.frame
-    requests = _requests(frame, contract)
+    requests = stood_in(_requests(frame, contract), frame, contract)
+    hidden = unknowable(frame, contract)
     served = frame[[f"vector.{name}" for name in contract.features]].set_axis(list(contract.features), axis=1)
 
     def recompute(rows: pd.DataFrame) -> pd.DataFrame:
@@ -79,6 +83,10 @@ def audit(store: FeatureStore, contract: Contract, log_dir: Path, models_dir: Pa
 
     expected, times = _joined(store, contract, requests, dated=True)
     views = [view.name for view in contract.views]
+    gone = removed(frame)
+    for view in contract.views:
+        for key in gone.keys() & set(view.keys):
+            times.loc[gone[key], view.name] = pd.NaT
     vectors = Vectors(
         requests,
         served,
@@ -86,18 +94,14 @@ def audit(store: FeatureStore, contract: Contract, log_dir: Path, models_dir: Pa
         frame[[f"event_time.{name}" for name in views]].set_axis(views, axis=1),
         times,
         ~frame["fallback_reason"].fillna("").str.contains("store_unavailable").to_numpy(bool),
+        hidden,
     )
     parity = compare(vectors, contract, recompute)
     sample_of, sample = _sample(frame, models_dir)
-    found: list[Shift] = []
-    if sample is not None:
-        # What was never read says nothing about stored features, but all about those of the request.
-        stored = [name for name in contract.features if is_stored(contract, name)]
-        of_request = [name for name in contract.features if name not in stored]
-        found = shifts(sample, served, contract, of_request) + shifts(sample, served[vectors.read], contract, stored)
+    found = [] if sample is None else _shifts(sample, served, contract, vectors.read, gone)
     at = frame["at"]
     return Audit(
-        parity, _scores(frame, served, models_dir), tuple(found), sample_of, log.damaged_lines, at.min(), at.max()
+        parity, _scores(frame, served, models_dir, gone), tuple(found), sample_of, log.damaged_lines, at.min(), at.max()
     )  # fmt: skip
 
 
@@ -139,20 +143,40 @@ def _sample(frame: pd.DataFrame, models_dir: Path) -> tuple[str | None, pd.DataF
     return None, None
 
 
-def _scores(frame: pd.DataFrame, served: pd.DataFrame, models_dir: Path) -> Scores:
+def _shifts(
+    sample: pd.DataFrame, served: pd.DataFrame, contract: Contract, read: Bools, gone: Mapping[str, Bools]
+) -> list[Shift]:
+    """Compare with training what was served and is in the log; a feature that never is has no line."""
+    found: list[Shift] = []
+    for name in contract.features:
+        # What was never read says nothing about stored features, but all about those of the request.
+        rows = read if is_stored(contract, name) else np.ones(len(served), dtype=bool)
+        if name in gone:
+            rows = rows & ~gone[name]
+        if name not in gone or rows.any():
+            found += shifts(sample, served.loc[rows, [name]], contract, [name])
+    return found
+
+
+def _scores(frame: pd.DataFrame, served: pd.DataFrame, models_dir: Path, gone: Mapping[str, Bools]) -> Scores:
     answered = frame[frame["model_digest"].notna()]
     answered = answered.iloc[:: max(1, -(-len(answered) // MOST_SCORED))]
-    compared, equal, unknown = 0, 0, []
+    compared, equal, without, unknown = 0, 0, 0, []
     for digest, rows in answered.groupby("model_digest"):
         try:
             model = load_package(_folder(models_dir, str(digest)), "", str(digest))
         except PackageError:
             unknown.append(str(digest))
             continue
-        again = model.score(_records(served.loc[rows.index]))
-        compared += len(rows)
-        equal += int((np.abs(np.asarray(again) - rows["prediction"].to_numpy(float)) <= SCORE_TOLERANCE).sum())
-    return Scores(compared, equal, tuple(unknown))
+        lacking = [gone[name][rows.index] for name in model.signature.features if name in gone]
+        whole = rows[~np.logical_or.reduce(lacking)] if lacking else rows
+        without += len(rows) - len(whole)
+        if whole.empty:
+            continue
+        again = model.score(_records(served.loc[whole.index]))
+        compared += len(whole)
+        equal += int((np.abs(np.asarray(again) - whole["prediction"].to_numpy(float)) <= SCORE_TOLERANCE).sum())
+    return Scores(compared, equal, tuple(unknown), without)
 
 
 def _records(frame: pd.DataFrame) -> Sequence[dict[str, Any]]:

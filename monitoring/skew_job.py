@@ -32,7 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         found = _audit(options.logs or settings().log_dir)
         if not found.parity.compared:
-            msg = f"none of {found.parity.vectors} vectors can be compared: the online store could never be asked"
+            why = (
+                "the log does not hold their values"
+                if found.parity.redacted
+                else "the online store could never be asked"
+            )
+            msg = f"none of {found.parity.vectors} vectors can be compared: {why}"
             raise NotReady(msg)
     except UnderstudyError as error:
         sys.stderr.write(f"skew: {error}\n")
@@ -76,6 +81,7 @@ def last_line(found: Audit) -> dict[str, Any]:
         "exact_share": parity.exact_share,
         "worst_features": [_worst(feature) for feature in parity.worst[:5]],
         "unread": parity.unread,
+        "redacted_features": _redacted(found),
         "scores": scores.compared,
         "scores_reproduced": scores.equal / scores.compared if scores.compared else None,
         "missing_features": _missing(found),
@@ -92,7 +98,9 @@ def summary(found: Audit) -> str:
         f"({parity.exact / max(parity.compared, 1):.2%}).",
         f"  {scores.equal:,} of {scores.compared:,} predictions are reproduced from vector and model package."
         if scores.compared
-        else "  No prediction was scored again: the package of no model that answered is here.",
+        else "  No prediction was scored again: the package of no model that answered is here."
+        if scores.unknown or not scores.redacted
+        else "  No prediction was scored again: the log does not hold what the models take.",
     ]
     lines += [
         f"  {n:,} vectors of {view} were given an older row than was known." for view, n in parity.behind.items() if n
@@ -102,6 +110,11 @@ def summary(found: Audit) -> str:
     ]
     if parity.unread:
         lines.append(f"  {parity.unread:,} vectors were made while the online store could not be asked.")
+    if parity.redacted:
+        names = ", ".join(_redacted(found))
+        lines.append(f"  Not compared where the log does not hold them or what they are made from (redacted): {names}.")
+    if scores.redacted:
+        lines.append(f"  {scores.redacted:,} predictions could not be scored again for the same reason.")
     for feature in parity.worst:
         cause = feature.cause.text if feature.cause else ""
         lines.append(f"  {feature.feature:24}{feature.share:8.2%} differ   {cause}")
@@ -128,13 +141,17 @@ def summary(found: Audit) -> str:
 def page(found: Audit) -> str:
     """Return the HTML page; it loads nothing from anywhere."""
     return templates().get_template("skew.html").render(
-        audit=found, parity=found.parity, clean=clean(found), missing=_missing(found),
+        audit=found, parity=found.parity, clean=clean(found), missing=_missing(found), redacted=_redacted(found),
         shifts={shift.feature: shift for shift in found.shifts},
     )  # fmt: skip
 
 
 def _missing(found: Audit) -> list[str]:
     return [shift.feature for shift in found.shifts if shift.alarm == "missing"]
+
+
+def _redacted(found: Audit) -> list[str]:
+    return [feature.feature for feature in found.parity.features if feature.redacted]
 
 
 def _worst(feature: FeatureParity) -> dict[str, Any]:

@@ -1,23 +1,27 @@
 """Runs the suite training rows must meet on logged vectors: ``python -m monitoring.validate_job``.
 
-Lines for people, then as the last line one JSON object: ``expectations, failed, rows, docs``. Exits 1 when an
-expectation failed, 2 when nothing could be validated.
+Lines for people, then as the last line one JSON object: ``expectations, failed, rows, docs, redacted`` (features whose
+values are not in every record; nothing is expected of them). Exits 1 when an expectation failed, 2 when nothing could
+be validated.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import pandas as pd
 
 from monitoring import export
+from monitoring.redacted import removed
 from service.clock import clock_from
 from service.contract import Contract, duration
-from service.errors import UnderstudyError
+from service.errors import DataError, UnderstudyError
 from service.settings import Settings, settings
 from service.validation import ID, STAMP, Tolerances, Validation, seated_baseline, validate
 
@@ -30,12 +34,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Validate the newest window and return the exit code."""
     options = _parser().parse_args(arguments)
     try:
-        found = _run(settings(), options)
+        found, without = _run(settings(), options)
     except UnderstudyError as error:
         sys.stderr.write(f"validate: {error}\n")
         return 2
     sys.stderr.writelines(f"validate: {failure} [{failure.expectation}]\n" for failure in found.failures)
-    sys.stdout.write(f"{found.record()}\n")
+    if without:
+        sys.stderr.write(f"validate: not looked at, because the log does not hold their values: {', '.join(without)}\n")
+    sys.stdout.write(f"{json.dumps({**json.loads(found.record()), 'redacted': without})}\n")
     return 0 if found.passed else 1
 
 
@@ -49,7 +55,21 @@ def vectors(frame: pd.DataFrame, contract: Contract, since: datetime) -> pd.Data
     return frame.loc[frame["at"] >= pd.Timestamp(since), list(names)].rename(columns=names)
 
 
-def _run(settings_: Settings, options: argparse.Namespace) -> Validation:
+def visible(frame: pd.DataFrame, contract: Contract, since: datetime) -> Contract:
+    """Return the contract of the features that every record since a moment holds.
+
+    Raises:
+        DataError: when there is none.
+    """
+    gone = removed(frame.loc[frame["at"] >= pd.Timestamp(since)])
+    fields = tuple(spec for spec in contract.fields if spec.name not in gone)
+    if contract.fields and not fields:
+        msg = "every feature is redacted: the log holds nothing to validate; see the setting `redact`"
+        raise DataError(msg)
+    return replace(contract, fields=fields)
+
+
+def _run(settings_: Settings, options: argparse.Namespace) -> tuple[Validation, list[str]]:
     # Reading the definitions imports Feast, and the suite Great Expectations: not before the arguments are good.
     from feature_repo import features
     from service.definitions import contracts
@@ -59,8 +79,9 @@ def _run(settings_: Settings, options: argparse.Namespace) -> Validation:
     now = clock_from(settings_.clock).now()
     since = now - duration(options.window, "--window")
     logged = export.predictions(options.logs or settings_.log_dir, contract)
+    seen = visible(logged.frame, contract, since)
     expected = suite(
-        contract,
+        seen,
         name="vectors",
         at=now,
         tolerances=TOLERANCES,
@@ -68,7 +89,8 @@ def _run(settings_: Settings, options: argparse.Namespace) -> Validation:
         baseline=seated_baseline(settings_.models_dir, contract),
     )
     folder = settings_.state_dir / "validation" / "vectors"
-    return validate(vectors(logged.frame, contract, since), expected, folder, lambda text: print(f"  {text}"))
+    found = validate(vectors(logged.frame, seen, since), expected, folder, lambda text: print(f"  {text}"))
+    return found, [name for name in contract.features if name not in seen.features]
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
 from monitoring.criteria import Criteria, Criterion, default_criteria
 from monitoring.evidence import Evidence, Version, digest
-from monitoring.measures import MEASURES
+from monitoring.measures import LIVE_ONLY, MEASURES
+from monitoring.standing import Standing
 
 Decision = Literal["promote", "hold", "reject"]
 Outcome = Literal["pass", "fail", "no_data"]
 
 _WORDS = {"at_least": "at least", "at_most": "at most", "above": "above"}
+# Judged of every rehearsal, whatever the criteria: offline evidence may reject, but never promote.
+_OFFLINE = Criterion(name="offline", kind="evidence", direction="at_most", limit=0)
+# Judged of every campaign on record: other criteria than the declared ones decide nothing.
+_DECLARED = Criterion(name="declared", kind="evidence", direction="at_most", limit=0)
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,8 @@ class Verdict:
         evidence: digest of the evidence.
         criteria: digest of the criteria.
         decided_at, expires_at: by the clock; from the second on it is no longer current.
+        offline: whether it rests on logged values scored afterwards; then it is never ``promote``.
+        would_be: what it would be on what such rows can show; None unless offline.
     """
 
     decision: Decision
@@ -70,6 +78,8 @@ class Verdict:
     criteria: str
     decided_at: datetime
     expires_at: datetime
+    offline: bool = False
+    would_be: Decision | None = None
 
     @property
     def deciding(self) -> tuple[Reason, ...]:
@@ -99,22 +109,27 @@ class _Judged:
         return self.item.critical and self.outcome == "fail"
 
 
-def decide(evidence: Evidence, criteria: Criteria | None = None) -> Verdict:
+def decide(evidence: Evidence, criteria: Criteria | None = None, page: str = "compare.html") -> Verdict:
     """Judge the shadow.
+
+    Args:
+        page: file name of the page the reasons link to.
 
     Raises:
         KeyError: when a criterion names an unknown measure.
     """
     criteria = criteria or default_criteria()
     judged = [_judge(evidence, item) for item in criteria.items]
-    if any(each.rejects for each in judged):
-        decision: Decision = "reject"
-    elif any(each.blocks for each in judged):
-        decision = "hold"
-    else:
-        decision = "promote"
+    found = _decision(judged)
+    decision = found
+    if evidence.offline:
+        judged.insert(0, _judge(evidence, _OFFLINE))
+        decision = "reject" if found == "reject" else "hold"
+    if evidence.standing is not None:
+        decision, record = _by_record(evidence, evidence.standing, decision)
+        judged[:0] = record
     order = {"fail": 0, "no_data": 1, "pass": 2}
-    reasons = [_reason(each, decision) for each in judged]
+    reasons = [_reason(each, decision, page) for each in judged]
     reasons.sort(key=lambda reason: (not reason.decisive, order[reason.outcome]))
     return Verdict(
         decision=decision,
@@ -129,11 +144,33 @@ def decide(evidence: Evidence, criteria: Criteria | None = None) -> Verdict:
         criteria=criteria.digest,
         decided_at=evidence.as_of,
         expires_at=evidence.as_of + timedelta(days=criteria.valid_days),
+        offline=evidence.offline,
+        would_be=found if evidence.offline else None,
     )
+
+
+def _decision(judged: Sequence[_Judged]) -> Decision:
+    if any(each.rejects for each in judged):
+        return "reject"
+    return "hold" if any(each.blocks for each in judged) else "promote"
+
+
+def _by_record(evidence: Evidence, record: Standing, decision: Decision) -> tuple[Decision, list[_Judged]]:
+    """Hold what is judged by undeclared criteria, and what would be promoted after it expired."""
+    declared = _judge(evidence, _DECLARED)
+    if record.most_days is None:
+        return "hold" if declared.blocks else decision, [declared]
+    limit = Criterion(name="age", kind="evidence", direction="at_most", limit=record.most_days)
+    age = _judge(evidence, limit)
+    holds = declared.blocks or (age.blocks and decision != "reject")
+    return "hold" if holds else decision, [declared, age]
 
 
 def _judge(evidence: Evidence, item: Criterion) -> _Judged:
     measure = MEASURES[item.name]
+    if evidence.offline and item.name in LIVE_ONLY:
+        said = f"{measure.title}: replayed rows cannot show it"
+        return _Judged(item.model_copy(update={"must_have_data": False}), "no_data", None, said, "")
     measured = measure.read(evidence)
     limit = f"{_WORDS[item.direction]} {format(item.limit, measure.style)}"
     if measured.value is None or measured.rows < item.minimum:
@@ -147,7 +184,7 @@ def _judge(evidence: Evidence, item: Criterion) -> _Judged:
     return _Judged(item, "fail", measured.value, f"{value}: {measure.finding}; {measure.advice}", measured.detail)
 
 
-def _reason(each: _Judged, decision: Decision) -> Reason:
+def _reason(each: _Judged, decision: Decision, page: str) -> Reason:
     item, measure = each.item, MEASURES[each.item.name]
     return Reason(
         criterion=item.name,
@@ -160,7 +197,7 @@ def _reason(each: _Judged, decision: Decision) -> Reason:
         direction=_WORDS[item.direction],
         message=each.message,
         detail=each.detail,
-        link=f"compare.html#{measure.section}",
+        link=f"{page}#{measure.section}",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from starlette.routing import Route
 from service.breaker import Breaker
 from service.control import write_mode
 from service.errors import BadRequest, NotReady, problem
+from service.idle import idle_seats
 from service.roles import read_roles
 from service.wire import refusal
 
@@ -71,7 +73,16 @@ def describe_roles(gear: Gear) -> dict[str, Any]:
             "current": running == wanted,
             "problem": hello.get("problem", "the runner has not said who it is yet"),
         }
-    return {"revision": seated.revision, "roles": roles}
+    for role, why in idle_seats(seated.seats, roles).items():
+        nobody = {"version": None, "digest": None}
+        roles[role] = {
+            "seated": asdict(seated.seats[role]),
+            "running": nobody,
+            "connected": False,
+            "current": False,
+            "problem": why,
+        }
+    return {"revision": seated.revision, "worker": os.getpid(), "workers": gear.settings.workers, "roles": roles}
 
 
 def _breakers(gear: Gear) -> dict[str, Any]:

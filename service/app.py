@@ -27,14 +27,14 @@ from service.job_metrics import job_metrics_app
 from service.link import LinkServer
 from service.metrics import count_request
 from service.patches import patch_bentoml
-from service.roles import Role, read_roles
+from service.roles import SLOTS, Role, read_roles, shadow_slots
 from service.rundir import share_run_dir, socket_of
 from service.settings import settings
 from service.wire import Taken, spoken
 
 logger = logging.getLogger("understudy")
 
-# The shadow yields the processor to those whose answers somebody waits for.
+# A shadow yields the processor to those whose answers somebody waits for.
 _SHADOW_NICE = 10
 _LINGER_S = 15.0
 # The thread that reads the online store gives the interpreter up and takes it back several times a read, and a busy
@@ -55,6 +55,13 @@ try:
 
         refuse_build(SETTINGS, contracts(features))
     else:
+        if sys.argv[1:2] == ["serve"] and (SETTINGS.redact or SETTINGS.redact_key.get_secret_value()):
+            # A gateway that refuses these settings would be started again and again; here the command ends.
+            from feature_repo import features
+            from service.definitions import contracts
+            from service.redaction import redaction_of
+
+            redaction_of(contracts(features)["primary"], SETTINGS.redact, SETTINGS.redact_key)
         SETTINGS = share_run_dir(SETTINGS)
         patch_bentoml()
 except (UnderstudyError, ValidationError) as error:
@@ -76,7 +83,7 @@ class _Runner:
     role: Role
 
     def __init__(self) -> None:
-        if self.role == "shadow":
+        if self.role in SLOTS:
             os.nice(_SHADOW_NICE)
         self._host = Host(SETTINGS.models_dir, self.role)
         self._line = LinkServer(socket_of(SETTINGS, self.role), self._host)
@@ -88,7 +95,7 @@ class _Runner:
         """Take calls, and follow the roles."""
         await self._line.start()
         self._tasks.append(asyncio.create_task(self._host.follow(self._line.announce)))
-        if self.role == "shadow" and SETTINGS.shadow_memory_mb:
+        if self.role in SLOTS and SETTINGS.shadow_memory_mb:
             self._tasks.append(asyncio.create_task(MemoryGuard(SETTINGS.shadow_memory_mb << 20).watch()))
 
     @bentoml.on_shutdown
@@ -113,14 +120,20 @@ class Fallback(_Runner):
     role: Role = "fallback"
 
 
-@bentoml.service(name="shadow", **_RUNNER)
-class Shadow(_Runner):
-    """Hosts the model that rehearses on live vectors; nobody waits for it."""
-
-    role: Role = "shadow"
+def _shadow(slot: Role) -> Any:
+    """Make the service of one slot: it hosts a model that rehearses on live vectors; nobody waits for it."""
+    return bentoml.service(name=slot, **_RUNNER)(type(slot, (_Runner,), {"role": slot, "__module__": __name__}))
 
 
-# Readiness is the ability to answer, not the shadow's health: BentoML does not ask the runners, `__is_ready__` does.
+class _Shadows:
+    """What a gateway depends on, one attribute for each slot."""
+
+
+for _slot in shadow_slots(SETTINGS.shadows):
+    setattr(_Shadows, _slot, bentoml.depends(_shadow(_slot)))
+
+
+# Readiness is the ability to answer, not a shadow's health: BentoML does not ask the runners, `__is_ready__` does.
 @bentoml.service(
     name="understudy",
     **_COMMON,
@@ -130,13 +143,12 @@ class Shadow(_Runner):
 )
 @bentoml.asgi_app(job_metrics_app(SETTINGS.state_dir / "monitoring"), path="/jobs")
 @bentoml.asgi_app(admin_app(lambda: bentoml.get_current_service().gear), path="/admin")
-class Gateway:
-    """Validates, looks features up, routes to primary or fallback, logs, and lets the shadow rehearse."""
+class Gateway(_Shadows):
+    """Validates, looks features up, routes to primary or fallback, logs, and lets the shadows rehearse."""
 
     # What makes BentoML start and supervise the runners; calls go over `link.py`.
     primary = bentoml.depends(Primary)
     fallback = bentoml.depends(Fallback)
-    shadow = bentoml.depends(Shadow)
 
     def __init__(self) -> None:
         from service.wiring import assemble
@@ -169,7 +181,7 @@ class Gateway:
 
     @bentoml.on_shutdown
     async def close(self) -> None:
-        """Let the shadow finish what it has, then close the logs."""
+        """Let the shadows finish what they have, then close the logs."""
         await self.gear.close()
 
     async def __is_ready__(self) -> bool:

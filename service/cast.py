@@ -39,13 +39,31 @@ class Actor:
     familiar: Row = field(default_factory=dict)
 
 
+class Echo:
+    """The primary as its own understudy: asked again what it has answered, for how much it differs from itself.
+
+    It has a breaker of its own, so that nothing it does counts for or against the primary, and is nobody while the
+    primary's breaker is not closed: a primary in trouble is asked for answers only.
+    """
+
+    def __init__(self, primary: Actor, breaker: Breaker) -> None:
+        self._primary = primary
+        self.role: Role = primary.role
+        self.breaker = breaker
+
+    @property
+    def runner(self) -> Runner | None:
+        """The primary's runner, while it plays and is well."""
+        return self._primary.runner if self._primary.breaker.state in ("closed", "disabled") else None
+
+
 @dataclass
 class Cast:
-    """The three roles, and what to say when nobody can answer."""
+    """Everybody who plays, and what to say when nobody can answer; ``shadows`` one for each slot."""
 
     primary: Actor
     fallback: Actor
-    shadow: Actor
+    shadows: tuple[Actor, ...]
     base_rate: float
 
     def actor(self, role: str) -> Actor | None:
@@ -53,7 +71,7 @@ class Cast:
         return next((actor for actor in self if actor.role == role), None)
 
     def __iter__(self) -> Iterator[Actor]:
-        return iter((self.primary, self.fallback, self.shadow))
+        return iter((self.primary, self.fallback, *self.shadows))
 
 
 class Watch:

@@ -11,7 +11,7 @@ from pathlib import Path
 from service.breaker import MODES, Mode
 from service.cast import Cast
 from service.errors import BadRequest, problem
-from service.roles import ROLES, locked
+from service.roles import SEATS, locked
 
 logger = logging.getLogger("understudy")
 
@@ -22,7 +22,7 @@ def read_modes(path: Path) -> dict[str, Mode]:
     """Return the modes that were set; empty when none was, or the file cannot be read."""
     try:
         plain = json.loads(path.read_text())
-        return {role: plain[role] for role in ROLES if plain.get(role) in MODES}
+        return {role: plain[role] for role in SEATS if plain.get(role) in MODES}
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, AttributeError) as error:
@@ -36,8 +36,8 @@ def write_mode(path: Path, role: str, mode: str) -> dict[str, Mode]:
     Raises:
         BadRequest: 422 for a role or mode that does not exist.
     """
-    if role not in ROLES:
-        raise BadRequest([problem("role", role, f"is no role; send one of {', '.join(ROLES)}")])
+    if role not in SEATS:
+        raise BadRequest([problem("role", role, f"is no role; send one of {', '.join(SEATS)}")])
     if mode not in MODES:
         raise BadRequest([problem("mode", mode, f"is no mode; send one of {', '.join(MODES)}")])
     path.parent.mkdir(parents=True, exist_ok=True)

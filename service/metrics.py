@@ -38,10 +38,13 @@ CLOCK = Gauge(
     multiprocess_mode="livemax",
 )
 SCORE = Histogram("understudy_score", "Scores by role.", ["role"], buckets=_SCORE_BUCKETS)
-SHADOW = Counter("understudy_shadow_total", "Sampled requests by what became of them.", ["outcome", "reason"])
-SHADOW_SAMPLED = Counter("understudy_shadow_sampled_total", "Requests the shadow was asked to rehearse.")
-SHADOW_SECONDS = Histogram("understudy_shadow_seconds", "Duration of a call to the shadow.", buckets=_STAGE_BUCKETS)
-SHADOW_QUEUE = Gauge("understudy_shadow_queue", "Requests waiting for the shadow.", multiprocess_mode="livesum")
+# The role of the four is the shadow's slot, or `primary` where it is asked again for the noise floor.
+SHADOW = Counter("understudy_shadow_total", "Sampled requests by what became of them.", ["role", "outcome", "reason"])
+SHADOW_SAMPLED = Counter("understudy_shadow_sampled_total", "Requests a shadow was asked to rehearse.", ["role"])
+SHADOW_SECONDS = Histogram(
+    "understudy_shadow_seconds", "Duration of a call to a shadow.", ["role"], buckets=_STAGE_BUCKETS
+)
+SHADOW_QUEUE = Gauge("understudy_shadow_queue", "Requests waiting for a shadow.", ["role"], multiprocess_mode="livesum")
 SPLIT = Counter("understudy_split_total", "Answers while a split runs, by arm and who gave them.", ["arm", "role"])
 LOG_DROPS = Counter("understudy_log_dropped_total", "Records that could not be written, by log.", ["log"])
 LABELS = Counter("understudy_labels_total", "Ground truths received.")
@@ -73,6 +76,7 @@ for _log in ("predictions", "shadow", "labels"):
     LOG_DROPS.labels(_log)
 for _role in ("primary", "fallback", "shadow"):
     RUNNER_KILLS.labels(_role)
+SHADOW_SAMPLED.labels("shadow")
 for _answer in (("primary", "normal"), ("primary", "degraded"), ("fallback", "degraded"), ("none", "none")):
     PREDICTIONS.labels(*_answer)
 
@@ -83,6 +87,7 @@ _prediction = cache(PREDICTIONS.labels)
 _score = cache(SCORE.labels)
 _request = cache(REQUESTS.labels)
 _shadow = cache(SHADOW.labels)
+_sampled = cache(SHADOW_SAMPLED.labels)
 _split = cache(SPLIT.labels)
 
 
@@ -113,11 +118,22 @@ def count_request(endpoint: str, status: int) -> None:
     _request(endpoint, str(status)).inc()
 
 
-def count_rehearsal(outcome: str, reason: str, score: float | None) -> None:
-    """Count what became of a sampled request, and its score when it has one."""
-    _shadow(outcome, reason).inc()
-    if score is not None:
-        _score("shadow").observe(score)
+def expect(role: str) -> None:
+    """Let what alerts watch of a shadow's slot begin at 0."""
+    RUNNER_KILLS.labels(role)
+    _sampled(role)
+
+
+def count_sampled(role: str) -> None:
+    """Count a request that a role is to rehearse."""
+    _sampled(role).inc()
+
+
+def count_rehearsal(role: str, outcome: str, reason: str, score: float | None) -> None:
+    """Count what became of a sampled request, and a shadow's score when it has one."""
+    _shadow(role, outcome, reason).inc()
+    if score is not None and role != "primary":
+        _score(role).observe(score)
 
 
 def breaker_changed(role: str, state: str) -> None:

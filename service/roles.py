@@ -7,10 +7,7 @@ kill in between leaves a line whose revision roles.json never reached, which :fu
 from __future__ import annotations
 
 import fcntl
-import getpass
 import json
-import os
-import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -20,10 +17,14 @@ from typing import Any, Literal, Protocol
 
 from service.clock import Clock, WallClock, parse_instant
 from service.errors import NotReady, PackageError, UnderstudyError
+from service.journal import append_line, mover, replace_text
 from service.package import PackagedModel, Signature, load_package, read_package
 
-Role = Literal["primary", "fallback", "shadow"]
+Role = Literal["primary", "fallback", "shadow", "shadow_2", "shadow_3", "shadow_4"]
+# What a model may be; the seats of shadows are numbered, so that several rehearse at once.
 ROLES: tuple[Role, ...] = ("primary", "fallback", "shadow")
+SLOTS: tuple[Role, ...] = ("shadow", "shadow_2", "shadow_3", "shadow_4")
+SEATS: tuple[Role, ...] = ("primary", "fallback", *SLOTS)
 HISTORY = "roles.history.jsonl"
 Kind = Literal["train", "promote", "force", "rollback", "revert"]
 
@@ -53,6 +54,27 @@ class Roles:
 
     revision: int
     seats: Mapping[Role, Seat]
+
+
+class NoSuchRole(UnderstudyError):
+    """A role that no service has."""
+
+
+def shadow_slots(count: int) -> tuple[Role, ...]:
+    """Return the seats of so many shadows: ``shadow``, ``shadow_2``, ``shadow_3``, ``shadow_4``.
+
+    Raises:
+        NoSuchRole: when there are not so many.
+    """
+    if not 1 <= count <= len(SLOTS):
+        msg = f"shadows={count} is out of range (1 to {len(SLOTS)}); set UNDERSTUDY_SHADOWS within it"
+        raise NoSuchRole(msg)
+    return SLOTS[:count]
+
+
+def kind_of(role: Role) -> Role:
+    """Return what a model in a seat is: ``primary``, ``fallback`` or ``shadow``."""
+    return "shadow" if role in SLOTS else role
 
 
 def read_roles(models_dir: Path) -> Roles:
@@ -126,6 +148,7 @@ def hold_roles(models_dir: Path, expected: int, clock: Clock | None = None) -> I
 
     Raises:
         RolesMoved: when the revision is another one; nothing was changed.
+        NoSuchRole: by the function, for a role that there is not; nothing was changed.
     """
     models_dir.mkdir(parents=True, exist_ok=True)
     with locked(models_dir / ".roles.lock"):
@@ -137,17 +160,20 @@ def hold_roles(models_dir: Path, expected: int, clock: Clock | None = None) -> I
         def move(
             moves: Mapping[Role, Seat | None], reason: str, *, kind: Kind = "train", verdict: str | None = None
         ) -> Roles:
+            unknown = sorted(str(role) for role, seat in moves.items() if seat is not None and role not in SEATS)
+            if unknown:
+                raise NoSuchRole(f"there is no role {', '.join(unknown)}; seat the model as one of {', '.join(SEATS)}")
             seats = {**current.seats, **moves}
             updated = Roles(expected + 1, {role: seat for role, seat in seats.items() if seat is not None})
             before = {role: current.seats.get(role) for role in moves}
             at = (clock or WallClock()).now()
-            made = Move(updated.revision, at, _mover(), reason, before, moves, True, kind, verdict)
-            _append(models_dir / HISTORY, made)
+            made = Move(updated.revision, at, mover(), reason, before, moves, True, kind, verdict)
+            append_line(models_dir / HISTORY, _line(made))
             plain = {
                 "revision": updated.revision,
                 "roles": {role: asdict(seat) for role, seat in updated.seats.items()},
             }
-            _replace(models_dir / "roles.json", json.dumps(plain, indent=1, sort_keys=True) + "\n")
+            replace_text(models_dir / "roles.json", json.dumps(plain, indent=1, sort_keys=True) + "\n")
             return updated
 
         yield move
@@ -206,26 +232,9 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _append(path: Path, move: Move) -> None:
+def _line(move: Move) -> str:
     plain = {key: value for key, value in asdict(move).items() if key != "done"}
-    line = json.dumps({**plain, "at": move.at.isoformat()}, sort_keys=True)
-    with path.open("ab+") as file:
-        if file.tell():
-            file.seek(-1, os.SEEK_END)
-            # What a crash tore stays, on a line of its own.
-            line = line if file.read(1) == b"\n" else f"\n{line}"
-        file.write(f"{line}\n".encode())
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f"{path.name}.next")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    return json.dumps({**plain, "at": move.at.isoformat()}, sort_keys=True)
 
 
 def _parsed(line: str) -> dict[str, Any]:
@@ -244,11 +253,3 @@ def _move(plain: dict[str, Any], done: bool) -> Move:
     at = parse_instant(plain["at"])
     grounds = plain.get("kind", "train"), plain.get("verdict")
     return Move(int(plain["revision"]), at, plain["by"], plain["reason"], before, after, done, *grounds)
-
-
-def _mover() -> str:
-    try:
-        user = getpass.getuser()
-    except (OSError, KeyError):  # a container may run as a user that has no name
-        user = str(os.getuid())
-    return f"{user}@{socket.gethostname()}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Protocol
@@ -128,7 +128,9 @@ class Router:
     Args:
         contract: of the primary's feature service.
         cast: who can be asked; may change between any two requests.
+        shadows: where requests are rehearsed, one path for each slot.
         valid: whether a model's output can be passed on.
+        again: where the primary is asked once more what it answered; None: nowhere.
         splits: whose requests another model answers; None: nobody's, ever.
     """
 
@@ -137,7 +139,7 @@ class Router:
         contract: Contract,
         lookup: Lookup,
         cast: Cast,
-        shadow: ShadowPath,
+        shadows: Sequence[ShadowPath],
         log: Log,
         clock: Clock,
         budget: Budget,
@@ -146,11 +148,13 @@ class Router:
         valid: Callable[[Any], bool] = is_probability,
         tracer: Tracer | None = None,
         splits: Splits | None = None,
+        again: ShadowPath | None = None,
     ) -> None:
         self._contract = contract
         self._lookup = lookup
         self._cast = cast
-        self._shadow = shadow
+        self._shadows = tuple(shadows)
+        self._again = again
         self._log = log
         self._clock = clock
         self._budget = budget
@@ -275,8 +279,9 @@ class Router:
         return Answer(trip.request_id, given.prediction, given.role, given.version, confidence, reason, found)
 
     def _keep(self, trip: _Trip, vector: Vector, given: _Given, answer: Answer, since: float) -> dict[str, float]:
-        # Its own model has answered it, or failed to: nothing is left to rehearse.
-        sampled = trip.treated_by is None and self._shadow.samples(trip.request_id, trip.request)
+        # A treated request's own model has answered it, or failed to: nothing is left for that one to rehearse.
+        treated = trip.treated_by
+        offered = [p for p in self._shadows if p.slot != treated and p.samples(trip.request_id, trip.request)]
         kept = self._log.append(
             {
                 "request_id": answer.request_id,
@@ -292,7 +297,8 @@ class Router:
                 "fallback_reason": answer.fallback_reason,
                 "violations": answer.violations,
                 "stages_ms": trip.milliseconds(since),
-                "shadow_sampled": sampled,
+                "shadow_sampled": bool(offered),
+                "shadows": [path.slot for path in offered],
                 "service_version": self._service_version,
                 **logged(trip.drawn),
             }
@@ -301,8 +307,12 @@ class Router:
         _count(answer, vector, kept=kept)
         if trip.drawn is not None:
             metrics.count_arm(trip.drawn.arm, answer.role)
-        if sampled and kept:
-            self._shadow.offer(Rehearsal(answer.request_id, trip.at, vector.values))
+        if self._again is not None and given.role == "primary" and self._again.samples(trip.request_id, trip.request):
+            offered.append(self._again)
+        if offered and kept:
+            rehearsal = Rehearsal(answer.request_id, trip.at, vector.values)
+            for path in offered:
+                path.offer(rehearsal)
         return trip.milliseconds(now)
 
 

@@ -70,7 +70,10 @@ class Settings(BaseSettings):
     breaker_probes: int = Field(3, gt=0, description="Good calls that close it again, and most of them at once.")
     body_limit_bytes: int = Field(1_048_576, gt=0, description="Largest request body accepted; more is 413.")
     batch_limit: int = Field(1000, gt=0, description="Most rows in one `/predict_batch` or `/labels` call.")
-    shadow_sample: float = Field(1.0, ge=0, le=1, description="Share of requests rehearsed by the shadow.")
+    shadows: int = Field(
+        1, ge=1, le=4, description="Shadows that rehearse at once: slots `shadow`, `shadow_2`, `shadow_3`, `shadow_4`."
+    )
+    shadow_sample: float = Field(1.0, ge=0, le=1, description="Share of requests rehearsed, by each shadow.")
     shadow_key: str = Field(
         "",
         description="Request field by which that share is drawn, so that a key falls one way; empty: by request.",
@@ -90,6 +93,31 @@ class Settings(BaseSettings):
     )
     shadow_drain_s: float = Field(
         5.0, ge=0, description="Time the shadow's queue has to empty at shutdown, in seconds."
+    )
+    noise_sample: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="Share of the primary's answers it is asked again for: the noise floor of a verdict.",
+    )
+    campaign_days: float = Field(
+        28.0, gt=0, description="Time after which a campaign without a verdict has expired, in days of the clock."
+    )
+    campaign_min_days: float = Field(
+        7.0, ge=0, description="Fewest days of the clock, and whole days with labels, before a verdict promotes."
+    )
+    campaign_min_rows: int = Field(2000, ge=0, description="Fewest labelled pairs before a verdict promotes.")
+    campaign_min_labels: float = Field(
+        0.8, ge=0, le=1, description="Least share of the predictions old enough that have a label, to promote."
+    )
+    label_maturity_h: float = Field(
+        24.0, ge=0, description="Age at which a prediction's label should have arrived, in hours."
+    )
+    label_complete: float = Field(
+        0.9,
+        gt=0,
+        le=1,
+        description="Share of labels from which a window's truth, and the watermark, count as complete.",
     )
     split_step_hours: float = Field(
         24.0, ge=0, description="Time an A/B split stays at one share before it may be raised, in hours of the clock."
@@ -121,9 +149,32 @@ class Settings(BaseSettings):
     log_keep_bytes: int = Field(
         0, ge=0, description="Bytes of a log above which its oldest finished segments are deleted; 0: never."
     )
+    redact: str = Field(
+        "",
+        description="Request fields and features whose values the prediction log does not hold, separated by commas.",
+    )
+    redact_key: SecretStr = Field(
+        SecretStr(""),
+        description="Secret of 16 bytes or more: identifiers among them are logged as keyed pseudonyms; empty: not.",
+    )
+    ship_dsn: SecretStr = Field(
+        SecretStr(""), description="PostgreSQL that `make ship` copies the logs to; empty: what `PGHOST` and so on say."
+    )
     monitor_window: str = Field("1d", description="Length of the windows that `make monitor` judges: `1d`, `6h`.")
     latency_sla_ms: float = Field(
         0.0, ge=0, description="99th percentile of an answer that was agreed on, in milliseconds; 0: the deadline."
+    )
+    status_stale_days: float = Field(
+        2.0, gt=0, description="Age from which a measurement no longer counts on the status page, in days of the clock."
+    )
+    retrain_max_age_days: float = Field(
+        30.0, ge=0, description="Age of the primary's training from which retraining is due, in days; 0: never."
+    )
+    retrain_every_days: float = Field(
+        0.0, ge=0, description="Days after the newest training when retraining is due anyway; 0: no schedule."
+    )
+    retrain_cooldown_days: float = Field(
+        7.0, ge=0, description="Days after a training, or one that the gate refused, in which none is due."
     )
     tracking_uri: str = Field("", description="MLflow tracking server; empty for SQLite in the state folder.")
     segment_bytes: int = Field(

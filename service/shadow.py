@@ -1,4 +1,4 @@
-"""The shadow's path: off the answer's way, bounded in every direction, and every sampled request accounted for."""
+"""A shadow's path: off the answer's way, bounded in every direction, and every sampled request accounted for."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 from service import metrics
-from service.cast import Actor
+from service.breaker import Breaker
 from service.prediction_log import Log
-from service.runners import Scored, is_probability
+from service.roles import Role
+from service.runners import Runner, Scored, is_probability
 
 # Records written in one go; what waits behind them is a caller.
 _AT_ONCE = 4
@@ -58,25 +59,44 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """One request on its way to the shadow: the same vector the primary got."""
+    """One request on its way to a shadow: the same vector the primary got."""
 
     request_id: str
     at: datetime
     vector: Mapping[str, Any]
 
 
+class Rehearser(Protocol):
+    """Whoever rehearses: a shadow's actor, or the primary once more (:class:`service.cast.Echo`)."""
+
+    @property
+    def role(self) -> Role:
+        """The slot, as the record names it."""
+        ...
+
+    @property
+    def runner(self) -> Runner | None:
+        """Who scores; None while nobody does."""
+        ...
+
+    @property
+    def breaker(self) -> Breaker:
+        """Whether it is asked."""
+        ...
+
+
 class ShadowPath:
     """Queues sampled vectors, scores them in batches, writes one shadow record for each.
 
     Args:
-        actor: who rehearses; nothing is sampled while nobody plays the shadow.
+        actor: who rehearses; nothing is sampled while nobody plays.
         log: where shadow records go.
         valid: whether a score counts as one.
     """
 
     def __init__(
         self,
-        actor: Actor,
+        actor: Rehearser,
         log: Log,
         sampling: Sampling,
         bounds: Bounds,
@@ -84,6 +104,7 @@ class ShadowPath:
         valid: Callable[[Any], bool] = is_probability,
     ) -> None:
         self._actor = actor
+        self.slot = actor.role
         self._log = log
         self._sampling = sampling
         self._bounds = bounds
@@ -92,14 +113,16 @@ class ShadowPath:
         self._full = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._closed = False
+        self._queued = metrics.SHADOW_QUEUE.labels(self.slot)
+        self._seconds = metrics.SHADOW_SECONDS.labels(self.slot)
 
     def samples(self, request_id: str, request: Mapping[str, Any]) -> bool:
         """Whether this request is to be rehearsed."""
-        return self._actor.runner is not None and self._sampling.takes(request_id, request)
+        return self._sampling.takes(request_id, request) and self._actor.runner is not None
 
     def offer(self, rehearsal: Rehearsal) -> None:
         """Take a sampled request without waiting; when the queue is full it is dropped and counted."""
-        metrics.SHADOW_SAMPLED.inc()
+        metrics.count_sampled(self.slot)
         if self._closed:
             self._drop_one(rehearsal, "shutdown")
             return
@@ -137,7 +160,7 @@ class ShadowPath:
                 finally:
                     rows += self._take(self._bounds.batch - 1)
                     taken = len(rows)
-                    metrics.SHADOW_QUEUE.set(self._waiting.qsize())
+                    self._queued.set(self._waiting.qsize())
                 await self._rehearse(rows)
             finally:
                 # What is left here is left by a cancellation.
@@ -202,7 +225,7 @@ class ShadowPath:
             # Slowness is no fault of a shadow: it is measured, and compared.
             ticket.settle(0.0, failed=failed)
         seconds = time.perf_counter() - start
-        metrics.SHADOW_SECONDS.observe(seconds)
+        self._seconds.observe(seconds)
         return scored, seconds
 
     def _record(self, row: Rehearsal, scored: Scored, score: float | None, seconds: float, batch: int) -> None:
@@ -224,7 +247,8 @@ class ShadowPath:
 
     def _write(self, row: Rehearsal, *, outcome: str, reason: str | None, score: float | None, **more: Any) -> None:
         empty = {"model_version": None, "model_digest": None, "prediction": None, "latency_ms": None, "batch": None}
-        record = {"request_id": row.request_id, "at": row.at, "outcome": outcome, "reason": reason, **empty, **more}
-        metrics.count_rehearsal(outcome, reason or "", score)
+        named = {"request_id": row.request_id, "at": row.at, "shadow": self.slot, "outcome": outcome, "reason": reason}
+        record = {**named, **empty, **more}
+        metrics.count_rehearsal(self.slot, outcome, reason or "", score)
         if not self._log.append(record):
             metrics.LOG_DROPS.labels("shadow").inc()

@@ -6,7 +6,9 @@ Kept apart from ``app.py`` because it imports Feast, which takes seconds: only t
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from types import GenericAlias
@@ -15,7 +17,7 @@ from typing import Any
 from feature_repo import features as definitions
 from service import VERSION, metrics
 from service.breaker import Breaker, Rules
-from service.cast import Actor, Cast, Watch
+from service.cast import Actor, Cast, Echo, Watch
 from service.clock import Clock, clock_from
 from service.contract import Contract
 from service.control import Control
@@ -26,11 +28,14 @@ from service.errors import NotReady
 from service.feature_store import repo_config
 from service.features import OnlineLookup, Stored
 from service.freshness import DataAge
+from service.idle import IdleSeats
 from service.link import Link
 from service.output import output_check
+from service.patches import asked_to_stop
 from service.prediction_log import SegmentLog
+from service.redaction import redacted
 from service.retention import Keep, Retention
-from service.roles import ROLES, Role, read_roles, read_signature
+from service.roles import SEATS, SLOTS, Role, read_roles, read_signature, shadow_slots
 from service.routing import Budget, Router
 from service.rundir import socket_of
 from service.runners import RemoteRunner
@@ -40,7 +45,11 @@ from service.split_file import SplitFollower
 from service.tracing import Tracer, from_settings
 from service.vector import build_vector
 
+logger = logging.getLogger("understudy")
+
 _LOGS = ("predictions", "shadow", "labels")
+# The primary is asked again one row at a time, and of few that wait the next is dropped: it has callers to answer.
+_AGAIN_QUEUE = 4
 
 
 @dataclass(frozen=True)
@@ -56,7 +65,8 @@ class Gear:
     control: Control
     splits: SplitFollower
     desk: Desk
-    shadow: ShadowPath
+    paths: tuple[ShadowPath, ...]
+    idle: IdleSeats
     logs: dict[str, SegmentLog]
     data_age: DataAge
     retention: Retention
@@ -64,8 +74,8 @@ class Gear:
 
     @property
     def ready(self) -> bool:
-        """Whether a model can answer: the primary's, or the fallback's. The shadow does not matter."""
-        return any(watch.ready for watch in self.watches if watch.role != "shadow")
+        """Whether a model can answer: the primary's, or the fallback's. Shadows do not matter."""
+        return any(watch.ready for watch in self.watches if watch.role not in SLOTS)
 
     async def start(self) -> None:
         """Connect to the runners, and make sure that nothing is done for the first time while a caller waits."""
@@ -73,14 +83,18 @@ class Gear:
             watch.start()
         self.control.start()
         self.splits.start()
+        self.idle.start()
         self.data_age.start()
         self.retention.start()
         await self._warm()
 
     async def _warm(self) -> None:
         end = time.monotonic() + self.settings.warmup_s
-        seated = set(_seats(self.settings)) - {"shadow"}
+        seated = set(_seats(self.settings)) & {"primary", "fallback"}
         while time.monotonic() < end and not seated <= {w.role for w in self.watches if w.hello}:
+            if asked_to_stop():
+                # The runners were, too, and nobody will come.
+                break
             await asyncio.sleep(0.05)
         nothing = dict.fromkeys(spec.name for spec in self.contract.request_fields)
         build_vector(self.contract, nothing, Stored(), self.clock.now())
@@ -89,12 +103,14 @@ class Gear:
             await watch.beat()
 
     async def close(self) -> None:
-        """Let the shadow finish what it has, then hang up and close the logs."""
+        """Let the shadows finish what they have, then hang up and close the logs."""
         await self.data_age.close()
         await self.retention.close()
         await self.control.close()
         await self.splits.close()
-        await self.shadow.close(self.settings.shadow_drain_s)
+        await self.idle.close()
+        # At once, not in turns: a shadow that hangs must not take the others' time.
+        await asyncio.gather(*(path.close(self.settings.shadow_drain_s) for path in self.paths))
         for watch in self.watches:
             await watch.close()
         for log in self.logs.values():
@@ -114,7 +130,8 @@ def assemble(settings: Settings) -> Gear:
     logs = {name: SegmentLog(settings.log_dir / name, settings.segment_bytes) for name in _LOGS}
     cast, watches = _cast(settings, contract)
     valid = output_check(contract.output)
-    shadow = ShadowPath(cast.shadow, logs["shadow"], *_rehearsing(settings), valid=valid)
+    shadows = [ShadowPath(actor, logs["shadow"], *_rehearsing(settings), valid=valid) for actor in cast.shadows]
+    again = _again(settings, cast.primary, logs["shadow"], valid)
     lookup = OnlineLookup(repo_config(settings, reads_only=True), contract, vars(definitions))
     budget = Budget(settings.deadline_ms / 1000, settings.fallback_reserve_ms / 1000)
     tracer = from_settings(settings.otlp_endpoint, settings.trace_sample, VERSION, metrics.SPANS_LOST.inc)
@@ -123,14 +140,15 @@ def assemble(settings: Settings) -> Gear:
         contract,
         lookup,
         cast,
-        shadow,
-        logs["predictions"],
+        shadows,
+        redacted(logs["predictions"], contract, settings.redact, settings.redact_key),
         clock,
         budget,
         service_version=VERSION,
         valid=valid,
         tracer=tracer,
         splits=splits,
+        again=again,
     )
     for view in contract.views:
         if view.max_staleness is not None:
@@ -146,7 +164,8 @@ def assemble(settings: Settings) -> Gear:
         control=Control(settings.state_dir / "breakers.json", cast),
         splits=splits,
         desk=Desk(door, router, logs["labels"], clock, settings.max_inflight),
-        shadow=shadow,
+        paths=(*shadows, *([again] if again else [])),
+        idle=IdleSeats(settings.models_dir, [actor.role for actor in cast]),
         logs=logs,
         data_age=DataAge(lookup, [view.name for view in contract.views], clock, settings.data_age_every_s),
         retention=Retention(
@@ -158,10 +177,15 @@ def assemble(settings: Settings) -> Gear:
 
 def _cast(settings: Settings, contract: Contract) -> tuple[Cast, tuple[Watch, ...]]:
     rules = _rules(settings)
-    actors = {r: Actor(r, None, Breaker(rules, changed=partial(metrics.breaker_changed, r))) for r in ROLES}
+    slots = shadow_slots(settings.shadows)
+    for slot in slots:
+        metrics.expect(slot)
+    roles: tuple[Role, ...] = ("primary", "fallback", *slots)
+    actors = {r: Actor(r, None, Breaker(rules, changed=partial(metrics.breaker_changed, r))) for r in roles}
     signatures = {role: read_signature(settings.models_dir, role) for role in ("primary", "fallback")}
     rates = [signature.base_rate for signature in signatures.values() if signature is not None]
-    cast = Cast(actors["primary"], actors["fallback"], actors["shadow"], rates[0] if rates else 0.5)
+    shadows = tuple(actors[slot] for slot in slots)
+    cast = Cast(actors["primary"], actors["fallback"], shadows, rates[0] if rates else 0.5)
     return cast, tuple(_watch(settings, contract, cast, actor) for actor in cast)
 
 
@@ -193,7 +217,7 @@ def _seats(settings: Settings) -> tuple[Role, ...]:
     try:
         return tuple(read_roles(settings.models_dir).seats)
     except NotReady:
-        return ROLES
+        return SEATS
 
 
 def _rules(settings: Settings) -> Rules:
@@ -216,6 +240,15 @@ def _rehearsing(settings: Settings) -> tuple[Sampling, Bounds]:
         settings.shadow_timeout_ms / 1000,
     )
     return Sampling(settings.shadow_sample, settings.shadow_key), bounds
+
+
+def _again(settings: Settings, primary: Actor, log: SegmentLog, valid: Callable[[Any], bool]) -> ShadowPath | None:
+    if not settings.noise_sample:
+        return None
+    bounds = Bounds(queue=_AGAIN_QUEUE, batch=1, gather_s=0.0, timeout_s=settings.deadline_ms / 1000)
+    return ShadowPath(
+        Echo(primary, Breaker(_rules(settings))), log, Sampling(settings.noise_sample), bounds, valid=valid
+    )
 
 
 def documented(endpoint: str) -> Any:

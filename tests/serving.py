@@ -23,6 +23,8 @@ PATIENT = {
     "UNDERSTUDY_DEADLINE_MS": "1000",
     "UNDERSTUDY_FALLBACK_RESERVE_MS": "500",
     "UNDERSTUDY_ADMIN_TOKEN": ADMIN,
+    # Tests count what shadows do; the ones about the noise floor ask for it.
+    "UNDERSTUDY_NOISE_SAMPLE": "0",
 }
 
 

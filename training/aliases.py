@@ -22,7 +22,7 @@ from requests.exceptions import RequestException
 
 from service.errors import UnderstudyError
 from service.feature_store import project
-from service.roles import ROLES, Move, Role, Seat, locked, read_history, read_roles
+from service.roles import SEATS, Move, Role, Seat, locked, read_history, read_roles
 from service.settings import Settings
 from training.register import set_alias
 
@@ -61,7 +61,7 @@ def read_aliases(client: MlflowClient) -> Aliases:
     found: Mapping[Role, str] = {}
     if client.search_registered_models(f"name = '{project()}'"):
         found = client.get_registered_model(project()).aliases
-    return {**dict.fromkeys(ROLES), **{role: str(found[role]) for role in found}}
+    return {**dict.fromkeys(SEATS), **{role: str(found[role]) for role in found}}
 
 
 def require_alias(client: MlflowClient, role: Role, expected: str | None) -> None:
@@ -106,7 +106,7 @@ def align(client: MlflowClient, models_dir: Path, say: Callable[[str], None]) ->
             if not move.done:
                 say(f"the move to revision {move.revision} ({move.reason}) was cut short and counts for nothing")
         played = (role for move in history for role in (*move.before, *move.after))
-        for role in dict.fromkeys((*ROLES, *roles.seats, *played)):
+        for role in dict.fromkeys((*SEATS, *roles.seats, *played)):
             aliases[role] = _align(client, role, roles.seats.get(role), aliases.get(role), history, say)
         _tell_unseated(client, [*roles.seats.values()], history, say)
     return aliases

@@ -23,7 +23,7 @@ from service.clock import parse_instant
 from service.errors import PackageError, UnderstudyError
 from service.models import open_model
 from service.package import PackagedModel, read_package
-from service.roles import Role, load_role, read_roles
+from service.roles import Role, kind_of, load_role, read_roles
 from training.estimators import evenly
 from training.evaluate import calibration_error, evaluate
 from training.fitting import Fitted
@@ -318,7 +318,7 @@ def judge(
     Args:
         forced: why the checks are to be passed over, "" when they are not.
     """
-    limits = LIMITS[fitted.role]
+    limits = LIMITS[kind_of(fitted.role)]
     incumbent, missing = find_incumbent(models_dir, fitted.role)
     measured = measure(fitted, incumbent, limits, [missing] if missing else [])
     checks = decide(measured, limits)

@@ -12,6 +12,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,8 +24,9 @@ from feature_repo import features as definitions
 from service.clock import parse_instant
 from service.definitions import contracts
 from service.errors import UnderstudyError
+from service.idle import idle_seats
 from service.package import save_package
-from service.roles import ROLES, Role, Roles, Seat, hold_roles, locked, read_roles
+from service.roles import SEATS, Role, Roles, Seat, hold_roles, kind_of, locked, read_roles, shadow_slots
 from service.settings import Settings, settings
 from training import estimator, gate
 from training.dataset import join_features
@@ -86,6 +88,8 @@ def train(
     candidates = [(item, _record(item, at, seed, data, forced)) for item in fitted]
     why = f"training as of {at:%Y-%m-%d %H:%M} UTC" + (f", gate passed over: {forced}" if forced else "")
     seats = keep(settings_, client, aliases, before, candidates, why, say)
+    for idle in idle_seats(seats, ("primary", "fallback", *shadow_slots(settings_.shadows))).values():
+        say(idle)
     filled = materialize(store, contracts(definitions)["primary"], at)
     say(f"wrote {sum(f.written for f in filled):,} rows to the online store")
     return {
@@ -98,7 +102,7 @@ def train(
 def _roles(asked: str, before: Roles) -> tuple[Role, ...]:
     if asked == "auto":
         return ("shadow",) if "primary" in before.seats else ("primary", "fallback")
-    return tuple(role for role in ROLES if role == asked)
+    return tuple(role for role in SEATS if role == asked)
 
 
 def _fit(
@@ -111,10 +115,11 @@ def _fit(
     estimator_name: str,
     say: Say,
 ) -> Fitted:
-    contract = contracts(definitions)[estimator.FEATURE_SERVICE[role]]
+    contract = contracts(definitions)[estimator.FEATURE_SERVICE[kind_of(role)]]
     frame = join_features(store, rows, contract)
     validate_rows(settings_, role, frame, contract, at, say).require()
-    return fit_role(role, frame, contract, at, seed, estimator_name)
+    # A slot is where a model rehearses; what it is fitted and judged as is a shadow.
+    return replace(fit_role(kind_of(role), frame, contract, at, seed, estimator_name), role=role)
 
 
 def _connect(settings_: Settings, say: Say) -> tuple[MlflowClient, Aliases]:
@@ -178,7 +183,7 @@ def keep(
     # All are logged before any is registered, and none is registered by who has lost the race for the roles.
     with told(settings_), hold_roles(settings_.models_dir, before.revision) as move:
         for role, *_ in logged:
-            require_alias(client, role, aliases[role])
+            require_alias(client, role, aliases.get(role))
         seats = {
             role: Seat(register(client, model), digest, str(folder.relative_to(settings_.models_dir)))
             for role, digest, folder, model in logged
@@ -188,7 +193,7 @@ def keep(
             say(f"{role} is now version {seat.version} ({seat.digest[:12]})")
             try:
                 with told(settings_):
-                    move_alias(client, role, aliases[role], seat.version)
+                    move_alias(client, role, aliases.get(role), seat.version)
             except UnderstudyError as error:
                 # The roles are what counts, and they are moved: not a failure, and the next training sees to it.
                 say(f"alias {role} stays behind: {error}")
@@ -217,7 +222,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line. Last line of stdout: one JSON object."""
     parser = argparse.ArgumentParser(prog="make train", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--as-of", required=True, type=parse_instant, help="ISO date or instant (UTC)")
-    parser.add_argument("--role", default="auto", choices=["auto", *ROLES])
+    parser.add_argument("--role", default="auto", choices=["auto", *SEATS])
     parser.add_argument("--seed", default=SEED, type=int)
     parser.add_argument("--estimator", default="", choices=["", *FITTERS], help="instead of each role's own")
     parser.add_argument("--raw", type=Path, help="folder of the raw tables; default: the installed data package")

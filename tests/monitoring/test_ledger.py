@@ -7,10 +7,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monitoring.ledger import ledger
+from monitoring.ledger import Rehearsed, ledger
 from service.prediction_log import SegmentLog
 
 
@@ -64,6 +65,80 @@ def test_a_shadow_record_of_nobody_is_not_accounted_for(tmp_path: Path) -> None:
     found = ledger(tmp_path)
 
     assert (found.strangers, found.exact) == (1, False)
+
+
+def write(folder: Path, log: str, *records: dict[str, Any]) -> None:
+    """One writer's records."""
+    segments = SegmentLog(folder / log, 10**6)
+    for record in records:
+        segments.append(record)
+    segments.close()
+
+
+def test_every_slot_has_its_own_account(tmp_path: Path) -> None:
+    both, one = ["shadow", "shadow_2"], ["shadow_2"]
+    offers = {"a": both, "b": both, "c": one, "d": []}
+    write(
+        tmp_path,
+        "predictions",
+        *({"request_id": r, "shadow_sampled": bool(s), "shadows": s} for r, s in offers.items()),
+    )
+    told = [("a", "shadow", None), ("a", "shadow_2", "timeout"), ("b", "shadow_2", None), ("c", "shadow_2", None)]
+    write(
+        tmp_path,
+        "shadow",
+        *(
+            {"request_id": r, "shadow": s, "outcome": "dropped" if why else "scored", "reason": why}
+            for r, s, why in told
+        ),
+    )
+
+    found = ledger(tmp_path)
+
+    assert found.slots == {
+        "shadow": Rehearsed(sampled=2, scored=1, dropped={}, unrecorded=1),
+        "shadow_2": Rehearsed(sampled=3, scored=2, dropped={"timeout": 1}, unrecorded=0),
+    }
+    assert (found.sampled, found.scored, found.unrecorded, found.exact) == (5, 3, 1, True)
+    assert found.shadow_dropped == {"timeout": 1}
+
+
+def test_the_primarys_second_answers_are_in_no_slots_account(tmp_path: Path) -> None:
+    write(tmp_path, "predictions", {"request_id": "a", "shadow_sampled": True, "shadows": ["shadow"]})
+    write(
+        tmp_path,
+        "shadow",
+        *({"request_id": "a", "shadow": slot, "outcome": "scored", "reason": None} for slot in ("primary", "shadow")),
+    )
+
+    found = ledger(tmp_path)
+
+    assert (found.sampled, found.scored, found.again, found.exact) == (1, 1, 1, True)
+
+
+@pytest.mark.parametrize("slot", ["primary", "shadow_2"])
+def test_a_slots_record_of_what_it_was_not_offered_is_a_strangers(tmp_path: Path, slot: str) -> None:
+    write(tmp_path, "predictions", {"request_id": "a", "shadow_sampled": True, "shadows": ["shadow"]})
+    asked = "a" if slot == "shadow_2" else "nobody"
+    write(tmp_path, "shadow", {"request_id": asked, "shadow": slot, "outcome": "scored", "reason": None})
+
+    found = ledger(tmp_path)
+
+    assert (found.strangers, found.exact) == (1, False)
+
+
+def test_a_request_told_of_twice_counts_once(tmp_path: Path) -> None:
+    write(tmp_path, "predictions", *[{"request_id": "a", "shadow_sampled": True, "shadows": ["shadow"]}] * 2)
+    write(
+        tmp_path,
+        "shadow",
+        {"request_id": "a", "shadow": "shadow", "outcome": "dropped", "reason": "timeout"},
+        {"request_id": "a", "shadow": "shadow", "outcome": "scored", "reason": None},
+    )
+
+    found = ledger(tmp_path)
+
+    assert found.slots == {"shadow": Rehearsed(sampled=1, scored=1, dropped={}, unrecorded=0)}
 
 
 def test_lines_of_a_version_that_did_not_number_them_are_told_apart(tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ def test_nothing_in_monitoring_names_the_reference_problem() -> None:
 
 @pytest.fixture
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    settings = Settings(state_dir=tmp_path / "state")
+    settings = Settings(state_dir=tmp_path / "state", models_dir=tmp_path / "models", clock="2013-10-16T00:00:00+00:00")
     monkeypatch.setattr(compare_job, "settings", lambda: settings)
     yield settings.state_dir
 
@@ -172,7 +172,7 @@ def test_the_command_writes_page_and_data_and_ends_with_one_json_line(
     out = capsys.readouterr().out
     last = json.loads(out.splitlines()[-1])
     assert code == 0
-    assert list(last) == ["verdict", "reasons", "sampled", "scored", "dropped", "report"]
+    assert list(last) == ["verdict", "reasons", "sampled", "scored", "dropped", "report", "campaigns"]
     assert (last["verdict"], last["sampled"], last["scored"], last["dropped"]) == ("promote", 2500, 2499, 1)
     assert Path(last["report"]) == state / "reports" / "compare.html"
     assert json.loads((state / "reports" / "compare.json").read_text())["verdict"]["decision"] == "promote"

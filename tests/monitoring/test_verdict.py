@@ -302,7 +302,8 @@ def test_a_typo_in_a_criterion_is_an_error() -> None:
 def test_every_default_criterion_has_a_measure() -> None:
     names = [item.name for item in default_criteria().items]
 
-    assert set(names) == set(MEASURES)
+    # Judged of rehearsals alone, whatever the criteria.
+    assert set(names) == set(MEASURES) - {"offline", "declared", "age"}
     assert len(names) == len(set(names))
 
 

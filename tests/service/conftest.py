@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from service.breaker import Breaker, Rules
-from service.cast import Actor, Cast
+from service.cast import Actor, Cast, Echo
 from service.clock import ManualClock
 from service.fakes import FakeLookup, FakeRunner, MemoryLog
 from service.features import Lookup, Stored
@@ -35,6 +35,8 @@ class Stage:
     primary: Runner | None = field(default_factory=lambda: FakeRunner(lambda _: 0.3, version="7"))
     fallback: Runner | None = field(default_factory=lambda: FakeRunner(lambda _: 0.2, version="2"))
     shadow: Runner | None = None
+    shadow_2: Runner | None = None
+    noise: float = 0.0
     deadline_s: float = 0.2
     log: MemoryLog = field(default_factory=MemoryLog)
     shadow_log: MemoryLog = field(default_factory=MemoryLog)
@@ -50,22 +52,26 @@ class Stage:
         self.cast = Cast(
             Actor("primary", self.primary, Breaker(rules)),
             Actor("fallback", self.fallback, Breaker(rules)),
-            Actor("shadow", self.shadow, Breaker(rules)),
+            (Actor("shadow", self.shadow, Breaker(rules)), Actor("shadow_2", self.shadow_2, Breaker(rules))),
             base_rate=0.25,
         )
         bounds = Bounds(queue=self.queue, batch=4, gather_s=0.01, timeout_s=0.1)
-        self.path = ShadowPath(self.cast.shadow, self.shadow_log, Sampling(self.sample, self.sample_key), bounds)
+        sampling = Sampling(self.sample, self.sample_key)
+        self.path, self.path_2 = (ShadowPath(actor, self.shadow_log, sampling, bounds) for actor in self.cast.shadows)
+        self.echo = Echo(self.cast.primary, Breaker(rules))
+        self.again = ShadowPath(self.echo, self.shadow_log, Sampling(self.noise), bounds)
         self.router = Router(
             primary_contract(),
             self.lookup,
             self.cast,
-            self.path,
+            (self.path, self.path_2),
             self.log,
             self.clock,
             Budget(self.deadline_s, self.deadline_s / 4),
             service_version="test",
             tracer=self,
             splits=self.splits,
+            again=self.again,
         )
 
     def seen(self, trip: Seen) -> None:

@@ -19,10 +19,12 @@ from typing import Any
 import aiohttp
 import pytest
 
+from deploy.demo import environment
 from service.answers import REFUSALS
-from service.roles import Role, Seat, move_roles, read_roles
+from service.clock import write_clock
+from service.roles import SLOTS, Role, Seat, move_roles, read_roles
 from service.settings import ROOT
-from tests.bundle import NOW, REQUEST, STORED, make_bundle
+from tests.bundle import NOW, REQUEST, STORED, make_bundle, seat_model
 from tests.serving import Served, served
 
 pytestmark = pytest.mark.slow
@@ -356,6 +358,36 @@ def test_what_was_accepted_is_answered_though_the_service_is_told_to_stop(tmp_pa
     assert sum(len(path.read_text().splitlines()) for path in rehearsed.glob("*.jsonl")) == 1000
 
 
+def test_of_two_shadows_one_may_die_and_the_other_goes_on(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path)
+    seats = {slot: seat_model(bundle.settings, slot, seed=11 + n) for n, slot in enumerate(SLOTS[1:3])}
+    with served(bundle, tmp_path, UNDERSTUDY_SHADOWS="2", UNDERSTUDY_NOISE_SAMPLE="1") as live:
+        live.post("/predict", {**REQUEST, "request_id": "both"})
+        both = live.wait_for("shadow", lambda r: r["request_id"] == "both", count=3)
+        live.wait_until(lambda: bool(live.json("/admin/roles")["roles"]["shadow_2"]["connected"]))
+        told = live.json("/admin/roles")["roles"]
+
+        killed = live.process("shadow")
+        os.kill(killed, signal.SIGKILL)
+        results = load(live.url, 200, 4, [json.dumps(REQUEST).encode()])
+        live.wait_for("shadow", lambda r: r["shadow"] == "shadow_2" and r["outcome"] == "scored", count=201)
+        ready = live.get("/readyz", ok_only=False)
+        live.wait_until(lambda: live.process("shadow", default=killed) != killed)
+        ids = [r["request_id"] for r in live.records("shadow") if r["shadow"] == "shadow_2"]
+
+    assert {r["shadow"]: (r["outcome"], r["model_version"]) for r in both} == {
+        "primary": ("scored", "7"), "shadow": ("scored", "6"), "shadow_2": ("scored", seats["shadow_2"].version)
+    }  # fmt: skip
+    assert {status for status, _ in results} == {200}
+    assert {a["role"] for _, a in results} == {"primary"}
+    assert ready == 200
+    assert sorted(ids) == sorted(["both", *(a["request_id"] for _, a in results)])
+    assert told["shadow_2"]["current"]
+    assert not told["shadow_3"]["connected"]
+    assert "set UNDERSTUDY_SHADOWS=3" in told["shadow_3"]["problem"]
+    assert "set UNDERSTUDY_SHADOWS=3" in (tmp_path / "serve.log").read_text()
+
+
 def test_too_many_at_once_are_told_when_to_come_back(tmp_path: Path) -> None:
     with served(make_bundle(tmp_path), tmp_path, UNDERSTUDY_MAX_INFLIGHT="2") as running:
         results = load(running.url, 500, 32, [json.dumps(REQUEST).encode()])
@@ -407,3 +439,20 @@ def test_a_misspelt_setting_stops_the_service(tmp_path: Path) -> None:
 
     assert done.returncode != 0
     assert "unknown setting UNDERSTUDY_MODEL_DIR" in done.stdout + done.stderr
+
+
+def test_a_service_that_is_told_to_end_while_it_starts_ends_in_good_order(tmp_path: Path) -> None:
+    make_bundle(tmp_path)
+    write_clock(tmp_path / "state" / "clock", NOW)
+    log, command = tmp_path / "serve.log", [str(Path(sys.executable).with_name("bentoml")), "serve", "--port", "1"]
+    # So long that it is killed where it waits for runners that have gone.
+    env = {**environment(tmp_path), "UNDERSTUDY_WARMUP_S": "600"}
+    with log.open("w") as output, subprocess.Popen(command, cwd=ROOT, env=env, stdout=output, stderr=output) as process:
+        while "Service primary initialized" not in log.read_text():
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.terminate()
+
+    gateway, said = "[entry_service:understudy:1] ", log.read_text()
+    begun, ended = "Running startup hook: open", "Completed async cleanup hook: close"
+    assert said.count(gateway + begun) == said.count(gateway + ended)

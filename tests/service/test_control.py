@@ -29,7 +29,7 @@ from tests.bundle import settings_in
 def cast() -> Cast:
     """Three actors."""
     primary, fallback, shadow = (Actor(role, FakeRunner(lambda _: 0.3), Breaker(Rules())) for role in ROLES)
-    return Cast(primary, fallback, shadow, base_rate=0.2)
+    return Cast(primary, fallback, (shadow,), base_rate=0.2)
 
 
 def test_a_mode_reaches_every_worker_that_follows_the_file(tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_a_worker_started_later_finds_it_too(tmp_path: Path) -> None:
     worker = Control(tmp_path / "breakers.json", cast())
     worker.look()
 
-    assert worker._cast.shadow.breaker.state == "disabled"
+    assert worker._cast.shadows[0].breaker.state == "disabled"
 
 
 def test_it_is_followed_while_the_service_runs(tmp_path: Path) -> None:

@@ -29,13 +29,13 @@ def killed(*_): os.kill(os.getpid(), signal.SIGKILL)
 roles.move_roles(Path(sys.argv[1]), 1, {{"primary": roles.Seat("2", "d2", "packages/d2")}}, "cut short")
 """
 PLANTS = {
-    "before the history": "roles._append = killed",
+    "before the history": "roles.append_line = killed",
     "while the line is written": """
-def torn(path, move):
+def torn(path, line):
     with path.open("ab") as file: file.write(b'{"revision": 2, "at')
     killed()
-roles._append = torn""",
-    "between history and roles": "roles._replace = killed",
+roles.append_line = torn""",
+    "between history and roles": "roles.replace_text = killed",
     "before the rename": "Path.replace = killed",
     "after the rename": "replace = Path.replace\nPath.replace = lambda *a: (replace(*a), killed())",
 }

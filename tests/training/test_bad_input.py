@@ -134,7 +134,7 @@ PLANTS = {
     "after logging": "after(register, 'log_model', 2)",
     "after registering one": "after(register, 'register')",
     "after registering both": "after(register, 'register', 2)",
-    "between history and roles": "roles._replace = die",
+    "between history and roles": "roles.replace_text = die",
     "between roles and alias": "aliases.set_alias = die",
     "between two aliases": "after(aliases, 'set_alias')",
 }

@@ -58,6 +58,21 @@ def test_the_first_training_seats_primary_and_fallback_and_later_ones_propose_a_
     }  # fmt: skip
 
 
+def test_a_model_for_a_slot_is_fitted_and_judged_as_a_shadow_and_told_when_no_service_runs_it(
+    raw_folder: Path, tmp_path: Path
+) -> None:
+    settings = settings_in(tmp_path, shadows=2)
+    said: list[str] = []
+
+    made = train(settings, parse_instant("2013-03-20"), "shadow_3", 7, said.append, raw_folder)
+
+    assert made["roles"] == {"shadow_3": "1"}
+    assert load_role(settings.models_dir, "shadow_3").signature.service == "primary"
+    assert str(register_module.connect(settings).get_registered_model("understudy").aliases["shadow_3"]) == "1"
+    (idle,) = (line for line in said if "is seated as" in line)
+    assert "this service runs shadows=2; set UNDERSTUDY_SHADOWS=3" in idle
+
+
 def test_aliases_in_the_registry_say_what_roles_json_says(
     trained: tuple[Settings, dict[str, Any], dict[str, Any]],
 ) -> None:
