@@ -17,6 +17,7 @@ from monitoring.degradation import ALPHA, Check
 from monitoring.drift import Distances, Floats, Ints, between, compare, distances, sums, tabulate, without_oddest
 from monitoring.drift_store import ColumnResult, Window
 from monitoring.drift_yardstick import SCORE, Column, Yardstick
+from monitoring.redacted import removed
 from monitoring.windows import Plan, micros
 
 # Windows judged together, besides each alone: a lasting change shows in a week that is hidden in a day.
@@ -148,6 +149,12 @@ class _Answers:
     def weekly(self, part: slice) -> tuple[list[Check], dict[str, float] | None]:
         """Classifier and contributions over a stretch of windows."""
         names = list(self._yardstick.signature.features)
+        if gone := sorted(removed(self._rows.iloc[part]).keys() & set(names)):
+            why = f"the log holds no values of {', '.join(gone)} (redacted)"
+            return [
+                Check("domain", "no data", None, None, why),
+                Check("importance", "no data", None, importance.LIMIT, why),
+            ], None
         vectors = self._rows.iloc[part][[f"vector.{n}" for n in names if f"vector.{n}" in self._rows]]
         vectors = vectors.rename(columns=lambda name: name.removeprefix("vector."))
         separate = drift_domain.judge(self._domain, self._yardstick, vectors, self._windows[part])
@@ -158,7 +165,11 @@ class _Answers:
 def _ask(rows: pd.DataFrame, places: Ints, sizes: Ints, yardstick: Yardstick, first: int, wanted: Ints) -> list[_Asked]:
     out, many = [], len(sizes)
     enough = {span: sums((sizes > 0).astype(np.int64)[:, None], span)[:, 0] for span in SPANS}
+    gone = removed(rows)
     for name, column in yardstick.columns.items():
+        if name in gone:
+            # What is left out of the log on purpose is neither missing nor new.
+            continue
         source = name if name == SCORE else f"vector.{name}"
         values = rows[source] if source in rows else pd.Series([None] * len(rows), dtype=object)
         bins = column.bins

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Self
@@ -14,6 +14,7 @@ from monitoring.drift_plots import describe, heat_map, series
 from monitoring.drift_run import Run
 from monitoring.drift_store import Window
 from monitoring.drift_yardstick import Scores
+from monitoring.performance_page import Told
 from monitoring.report import templates, write
 from monitoring.windows import Plan
 
@@ -71,14 +72,19 @@ class Facts:
     scores: Scores | None
     agreed_ms: float
     evidently: bool
+    performance: Told = field(default_factory=Told)
 
     @classmethod
     def of(
-        cls, found: Run, plan: Plan, rows: int, notes: tuple[str, ...], evidently: bool, agreed_ms: float = 50.0
-    ) -> Self:
+        cls, found: Run, plan: Plan, rows: int, notes: tuple[str, ...], evidently: bool, agreed_ms: float = 50.0,
+        performance: Told | None = None,
+    ) -> Self:  # fmt: skip
         """Gather them."""
         scores = found.latest.scores if found.latest else None
-        return cls(found.windows, episodes(found.windows), notes, rows, plan.now, scores, agreed_ms, evidently)
+        return cls(
+            found.windows, episodes(found.windows), notes, rows, plan.now, scores, agreed_ms, evidently,
+            performance or Told(),
+        )  # fmt: skip
 
     @property
     def standing(self) -> tuple[Episode, ...]:
@@ -115,7 +121,7 @@ def write_page(facts: Facts, out: Path) -> Path:
     page = templates().get_template("monitor.html").render(
         facts=facts, newest=facts.newest, shown=shown, heat=heat_map(shown), evidently=EVIDENTLY,
         plots=series(shown, facts.scores, facts.agreed_ms), quiet=_quiet(facts.newest), models=_models(facts.windows),
-        columns=_columns(facts.newest),
+        columns=_columns(facts.newest), told=facts.performance,
     )  # fmt: skip
     write(out / "monitor.html", page)
     return out / "monitor.html"
@@ -128,6 +134,7 @@ def as_json(facts: Facts) -> str:
         "now": facts.now, "rows": facts.rows, "notes": facts.notes,
         "alarms": [{**asdict(episode), "advice": episode.advice} for episode in facts.episodes],
         "windows": [_told(window, window is newest) for window in facts.windows],
+        "performance": facts.performance.as_json(),
     }  # fmt: skip
     return orjson.dumps(whole, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode()
 

@@ -18,19 +18,34 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from monitoring import export
+import pandas as pd
+
+from monitoring import export, labels_series
 from monitoring.drift_judge import SPAN, Rules
 from monitoring.drift_page import Facts, write_page
 from monitoring.drift_run import Run, read_business, run
 from monitoring.drift_schema import every_field
 from monitoring.drift_series import write_series
 from monitoring.drift_store import of_length, read_windows, write_windows
+from monitoring.labels import resolve
+from monitoring.maturity import maturity
+from monitoring.performance_page import Told
+from monitoring.performance_run import SPANS, measure
+from monitoring.performance_store import (
+    merged,
+    newest,
+    read_stretches,
+    write_stretches,
+)
+from monitoring.performance_store import (
+    write_series as write_performance,
+)
 from monitoring.windows import Cut, Plan, cut
 from service.clock import clock_from
-from service.contract import duration
+from service.contract import Contract, duration
 from service.errors import NotReady, UnderstudyError
 from service.roles import locked
-from service.settings import settings
+from service.settings import Settings, settings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -87,8 +102,23 @@ def last_line(found: Run, facts: Facts, page: Path, seconds: float) -> dict[str,
         "windows": len(found.windows),
         "judged_now": found.fresh,
         "no_data": sum(window.status == "no data" for window in found.windows),
+        **_quality(facts.performance),
         "report": str(page),
     }
+
+
+def _quality(told: Told) -> dict[str, Any]:
+    truth = newest(told.stretches, SPANS[-1], truth=True)
+    guess = newest(told.stretches, SPANS[-1], truth=False)
+    return {
+        "realized_auc": _rounded(truth.realized.get("auc") if truth else None),
+        "estimated_auc": _rounded(guess.estimated.get("auc") if guess else None),
+        "concept_drift": told.drifted is not None,
+    }
+
+
+def _rounded(value: tuple[float, float | None, float | None] | None) -> float | None:
+    return None if value is None else round(value[0], 4)
 
 
 def _monitor(options: argparse.Namespace, folder: Path, say: Any) -> tuple[Run, Facts, Path]:
@@ -116,8 +146,11 @@ def _monitor(options: argparse.Namespace, folder: Path, say: Any) -> tuple[Run, 
         msg = f"no predictions in {options.logs or own.log_dir}; run `make serve` and `make replay` first"
         raise NotReady(msg)
     say(f"read {len(log.frame):,} predictions")
-    rows = len(log.frame)
+    rows, damaged = len(log.frame), log.damaged_lines
+    asked = log.frame[["request_id", "at"]].copy()
     pieces = cut(log.frame, plan)
+    # A year of records is 0.4 GB, and the pieces have a copy of their own.
+    del log
     found = run(pieces, stored.windows, own.models_dir, plan, rules, options.again, business, say)
     mine = {window.key for window in of_length(stored.windows, length)}
     others = [window for window in stored.windows if window.key not in mine]
@@ -125,10 +158,35 @@ def _monitor(options: argparse.Namespace, folder: Path, say: Any) -> tuple[Run, 
     write_series(folder, found.windows, now)
     out: Path = options.out or own.state_dir / "reports"
     out.mkdir(parents=True, exist_ok=True)
-    remarks = [*notes, *_notes(pieces, log.damaged_lines, stored.damaged_lines, found)]
+    remarks = [*notes, *_notes(pieces, damaged, stored.damaged_lines, found)]
     evidently = _evidently(pieces, found, out, options.evidently, remarks, say)
-    facts = Facts.of(found, plan, rows, tuple(remarks), evidently, rules.agreed_ms)
+    told = _performance(pieces, asked, contract, options.logs or own.log_dir, own, plan, folder, remarks, say)
+    facts = Facts.of(found, plan, rows, tuple(remarks), evidently, rules.agreed_ms, told)
     return found, facts, write_page(facts, out)
+
+
+def _performance(
+    pieces: Cut, asked: pd.DataFrame, contract: Contract, log_dir: Path, own: Settings, plan: Plan, folder: Path,
+    remarks: list[str], say: Any,
+) -> Told:  # fmt: skip
+    """Measure performance, write its files, and return what the page says of it."""
+    before, torn = read_stretches(folder)
+    before = tuple(s for s in before if s.length == s.span * plan.length)
+    remarks += [f"{torn:,} damaged lines in performance.jsonl, left out"] if torn else []
+    asked = asked[["request_id", "at"]].drop_duplicates("request_id")
+    lines = export.labels(log_dir)
+    remarks += [f"{lines.damaged_lines:,} damaged lines in the label log, left out"] if lines.damaged_lines else []
+    truth, notes = resolve(lines.frame, asked)
+    state = maturity(asked, truth, notes, plan.now, timedelta(hours=own.label_maturity_h), own.label_complete)
+    labels_series.write_series(folder, state)
+    say(f"performance: {state.labelled:,} labels")
+    slices = tuple(f"vector.{name}" if name in contract.features else f"request.{name}" for name in contract.slices)
+    found = measure(pieces.frame, truth, own.models_dir, plan, own.label_complete, slices)
+    remarks += found.notes
+    stretches = merged(before, found.stretches)
+    write_stretches(folder, stretches)
+    write_performance(folder, stretches)
+    return Told(stretches, found.slices, state, notes)
 
 
 def _evidently(pieces: Cut, found: Run, out: Path, wanted: bool, remarks: list[str], say: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -19,6 +20,7 @@ from training.baseline import baseline, importance
 from training.estimators import evenly
 from training.evaluate import evaluate
 from training.reference import reference
+from training.walk import out_of_sample
 
 HOLDOUT = timedelta(days=28)
 LEAST_ROWS = 1000
@@ -86,6 +88,15 @@ def fit_role(
     fitting, holdout = frame[frame["label_known_at"] < start], frame[frame["event_timestamp"] >= start]
     trial = _Fit(role, fitting, contract, seed, name)
     scores = trial.trained.predict(trial.matrix(holdout))
+
+    def fit(rows: pd.DataFrame) -> Callable[[pd.DataFrame], npt.NDArray[np.float64]]:
+        earlier = _Fit(role, rows, contract, seed, name)
+        return lambda later: earlier.trained.predict(earlier.matrix(later))
+
+    unseen = pd.Series(scores, holdout.index)
+    # Nobody estimates how good the fallback is: it stands in for minutes.
+    if role != "fallback":
+        unseen = out_of_sample(frame, at, HOLDOUT, fit, unseen)
     final = _Fit(role, frame, contract, seed, name)
     # What is explained is the model that will answer; its own evaluation weeks are as good a sample as any.
     explained = holdout.iloc[evenly(len(holdout), EXPLAINED_ROWS)]
@@ -112,7 +123,7 @@ def fit_role(
         described,
         evaluate(holdout["label"].to_numpy(dtype=float), scores),
         contract.record(),
-        reference(contract, frame, pd.Series(scores, holdout.index)),
+        reference(contract, frame, unseen),
         len(frame),
         final.matrix(frame.tail(3)),
         holdout.assign(score=scores),

@@ -306,6 +306,24 @@ def test_a_torn_line_of_results_is_judged_again(model: Monitored, job: Job) -> N
     assert path.read_text().splitlines() == lines
 
 
+def test_a_redacted_feature_is_neither_missing_nor_judged(model: Monitored, job: Job) -> None:
+    lines = model.lines(traffic(model))
+    for line in lines:
+        line["vector"]["humid"] = None
+        line["redacted"] = ["humid"]
+    model.log(lines)
+
+    code, last = job()
+
+    (newest,) = stored(model)[-1:]
+    assert (code, last["alarms"]) == (0, 0)
+    assert "humid" not in {column.feature for column in newest.columns}
+    assert "dewp" in {column.feature for column in newest.columns}
+    assert {c.text for w in stored(model) for c in w.checks if c.rule == "domain"} == {
+        "the log holds no values of humid (redacted)"
+    }
+
+
 def test_the_series_are_those_of_the_newest_window(model: Monitored, job: Job) -> None:
     model.log(model.lines(traffic(model)))
     _, last = job()
