@@ -32,6 +32,9 @@ HOST ?= 127.0.0.1
 CLOCK ?= $(CURDIR)/state/clock
 FILE ?=
 VIEW ?=
+DSN ?=
+FOLLOW ?=
+FOR ?=
 AT ?=
 BACKEND ?= docker
 
@@ -43,6 +46,9 @@ export UNDERSTUDY_FEATURE_STORE := $(FEATURE_STORE)
 endif
 ifneq ($(REDIS),)
 export UNDERSTUDY_REDIS := $(REDIS)
+endif
+ifneq ($(DSN),)
+export UNDERSTUDY_SHIP_DSN := $(DSN)
 endif
 
 export BENTOML_DO_NOT_TRACK := True
@@ -69,6 +75,10 @@ install: $(READY) ## make .venv from the lock
 .PHONY: demo
 demo: $(READY) ## the whole loop on real data: train, serve, replay, label, compare, audit (about 4 minutes)
 	@$(PY) -m deploy.demo --primary-as-of 2013-07-01 --shadow-as-of 2013-10-01 --start 2013-10-01 --end 2013-10-15
+
+.PHONY: demo-promotion
+demo-promotion: $(READY) ## a campaign on real data to its end: promoted in traffic, watched, survived; a planted shadow rejected (about 10 minutes)
+	@$(PY) -m deploy.demo_promotion --primary-as-of 2013-03-01 --shadow-as-of 2013-10-01 --start 2013-10-01 --days 14
 
 .PHONY: validate
 validate: $(READY) ## run the expectations every training runs first: FRAME=training (rows as of AS_OF) or vectors (the log)
@@ -136,10 +146,31 @@ serve: $(READY) ## bentoml serve on HOST:PORT, its clock CLOCK (wall, an ISO ins
 replay: $(READY) ## send START..END to the service at URL in event time, at most SPEED times real time (0: no limit)
 	@UNDERSTUDY_CLOCK="$(CLOCK)" $(PY) -m monitoring.replay --url $(URL) --start $(START) --end $(END) --speed $(SPEED)
 
+.PHONY: labels
+labels: $(READY) ## take ground truth from FILE (CSV, JSON lines, Parquet: request_id,label[,at]) or say how much there is; URL= of a service, STRICT=1
+	@if [ -e "$(CLOCK)" ]; then export UNDERSTUDY_CLOCK="$(CLOCK)"; fi
+	$(PY) -m monitoring.labels_job $(if $(FILE),--file "$(FILE)") $(if $(STRICT),--strict) \
+	  $(if $(filter command line,$(origin URL)),--url "$(URL)")
+
 .PHONY: monitor
 monitor: $(READY) ## drift and silent degradation, window by window: page, JSON, series (AGAIN=1: judge windows anew; BUSINESS=file)
 	@if [ -e "$(CLOCK)" ]; then export UNDERSTUDY_CLOCK="$(CLOCK)"; fi
 	$(PY) -m monitoring.monitor_job $(if $(AGAIN),--again) $(if $(BUSINESS),--business "$(BUSINESS)")
+
+.PHONY: status
+status: $(READY) ## the health of each failure mode on one page, from files: URL= of a service to ask as well, STRICT=1
+	@if [ -e "$(CLOCK)" ]; then export UNDERSTUDY_CLOCK="$(CLOCK)"; fi
+	$(PY) -m monitoring.status $(if $(STRICT),--strict) $(if $(filter command line,$(origin URL)),--url "$(URL)")
+
+.PHONY: retrain-check
+retrain-check: $(READY) ## whether to train again: drift, performance, age, schedule; keeps the decision, trains nothing
+	@if [ -e "$(CLOCK)" ]; then export UNDERSTUDY_CLOCK="$(CLOCK)"; fi
+	$(PY) -m monitoring.retraining
+
+.PHONY: retrain
+retrain: $(READY) ## decide, and when it is due train as of the clock into a free shadow slot; promotes nothing
+	@if [ -e "$(CLOCK)" ]; then export UNDERSTUDY_CLOCK="$(CLOCK)"; fi
+	$(PY) -m deploy.retrain
 
 .PHONY: compare
 compare: $(READY) ## compare shadow with primary from the logs: page, JSON, verdict
@@ -158,9 +189,9 @@ split-verdict: $(READY) ## judge the split from the logs: page, JSON, verdict; M
 	$(PY) -m monitoring.split_job --metric "$(METRIC)" --goal "$(GOAL)" $(if $(FILE),--file "$(FILE)")
 
 .PHONY: promote
-promote: $(READY) ## make the shadow primary on a current verdict: SHADOW=slot, URL= to wait for; FORCE=1 REASON= without one
+promote: $(READY) ## make the shadow primary on a current verdict: SHADOW=slot, SPLIT=1, URL= to wait for; FORCE=1 REASON= without one
 	@if [ -e "$(CLOCK)" ]; then export UNDERSTUDY_CLOCK="$(CLOCK)"; fi
-	$(PY) -m deploy.promote --shadow "$(SHADOW)" $(if $(VERDICT),--verdict "$(VERDICT)") $(if $(FORCE),--force) \
+	$(PY) -m deploy.promote --shadow "$(SHADOW)" $(if $(VERDICT),--verdict "$(VERDICT)") $(if $(SPLIT),--split) $(if $(FORCE),--force) \
 	  --reason "$(REASON)" --url "$(if $(filter command line,$(origin URL)),$(URL))"
 
 .PHONY: watch
@@ -181,6 +212,10 @@ roles: $(READY) ## who plays and how it came to be; brings MLflow's aliases and 
 .PHONY: ledger
 ledger: $(READY) ## whether the logs account for everything: served = logged + dropped, sampled = scored + dropped
 	@$(PY) -m monitoring.ledger
+
+.PHONY: ship
+ship: $(READY) ## copy the logs into PostgreSQL, each line once: DSN=postgresql://..., FOLLOW=seconds [FOR=seconds]
+	@$(PY) -m monitoring.shipping_job $(if $(FOLLOW),--follow $(FOLLOW)) $(if $(FOR),--for $(FOR))
 
 .PHONY: skew
 skew: $(READY) ## audit served vectors against the offline store at their instant: page, JSON, exit 1 on skew
@@ -224,8 +259,12 @@ bench-split: $(READY) ## simulated A/B splits: wrong verdicts under peeking, ram
 	@$(PY) -W ignore -m benchmarks.split
 
 .PHONY: bench-monitor
-bench-monitor: $(READY) ## the drift job over a year of predictions: time, memory, false alarms, days to find December (about 5 minutes)
+bench-monitor: $(READY) ## the drift job over a year of predictions: time, memory, false alarms, days to find December (about 8 minutes)
 	@$(PY) -W ignore -m benchmarks.monitor
+
+.PHONY: bench-estimate
+bench-estimate: $(READY) ## performance estimated without labels against realized, over real months and three models (about 3 minutes)
+	@$(PY) -W ignore -m benchmarks.estimate
 
 .PHONY: soak
 soak: $(READY) ## a million requests: memory growth, longest stall (about 15 minutes)
