@@ -184,6 +184,7 @@ def result(changes: Sequence[Change], calls: Sequence[Call]) -> dict[str, Any]:
         "changes": len(changes),
         "not_by_primary": sum(c.answer.get("role") != "primary" for c in during),
         "worst_ms": round(slowest * 1000, 1),
+        "from_start_s": round(max(c.moved - c.begin + c.seconds(calls) for c in changes), 2),
         "command_s": max(c.command_s for c in changes),
         "workers": min(c.workers for c in changes),
         "given_up": sum(c.exit_code != 0 for c in changes),

@@ -8,6 +8,7 @@ in one rename. Images made of a Bento, and Bentos that were pushed elsewhere, ke
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,6 +32,8 @@ def labels_of(held: Roles, current: Roles) -> dict[str, str]:
         held: the roles inside the Bento.
         current: the roles that play now.
     """
+    if not held.seats:
+        return {STATE: "none"}
     told = {STATE: "current" if _digests(held) == _digests(current) else "outdated"}
     told["roles.revision"] = str(held.revision)
     for role, seat in sorted(held.seats.items()):
@@ -42,21 +45,22 @@ def align_labels(current: Roles, say: Callable[[str], None]) -> dict[str, str]:
     """Bring the labels of every Bento in the local store up to the current roles.
 
     Returns:
-        Per Bento ``current`` or ``outdated``; one that cannot be read is told of and left out.
+        Per Bento ``current``, ``outdated``, or ``none`` for one built without models; one that cannot be read is told
+        of and left out.
     """
     try:
-        bentos = bentoml.list(NAME)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # bentoml 1.4.39 on pathspec 1.1
+            bentos = bentoml.list(NAME)
     except NotFound:
         return {}
-    except (BentoMLException, OSError, yaml.YAMLError, ValueError, TypeError, AssertionError) as error:
+    except (BentoMLException, OSError, yaml.YAMLError, LookupError, ValueError, TypeError, AssertionError) as error:
         say(f"the local Bento store cannot be read ({error}); its labels stay behind")
         return {}
     found: dict[str, str] = {}
     for bento in bentos:
         try:
             held = read_roles(Path(bento.path) / "src" / "models")
-            if not held.seats:
-                continue
             wanted = labels_of(held, current)
             found[str(bento.tag)] = wanted[STATE]
             if wanted.items() <= bento.info.labels.items():

@@ -149,7 +149,11 @@ def cooling(where: Settings, history: Sequence[Move], digest: str, now: datetime
 
 
 def align_registry(where: Settings, say: Say) -> str:
-    """Bring MLflow's aliases up to the roles; returns ``current``, or ``none`` where there is no registry.
+    """Bring MLflow's aliases up to the roles.
+
+    Returns:
+        ``current``; ``behind`` when a model that plays is not in the registry; ``none`` where there is no registry.
+
 
     Raises:
         RegistryFailed: when MLflow is away.
@@ -162,8 +166,10 @@ def align_registry(where: Settings, say: Say) -> str:
     from training.register import connect
 
     with told(where):
-        align(connect(where), where.models_dir, say)
-    return "current"
+        found = align(connect(where), where.models_dir, say)
+    seats = read_roles(where.models_dir).seats
+    shown = all(found.get(role) == seat.version for role, seat in seats.items())
+    return "current" if shown else "behind"
 
 
 def mirror(where: Settings, say: Say) -> Mirrors:

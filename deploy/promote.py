@@ -44,7 +44,8 @@ class Wish:
 
     Attributes:
         slot: whose model is to be promoted.
-        verdict: the file to go by; None for the slot's own.
+        verdict: the file to go by; None for the slot's own, or the split's.
+        split: go by the verdict on the A/B split instead of the campaign's.
         force: promote whatever the verdict says; needs a reason.
     """
 
@@ -52,6 +53,7 @@ class Wish:
     verdict: Path | None = None
     force: bool = False
     reason: str = ""
+    split: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def promote(where: Settings, contracts: Mapping[str, Contract], wish: Wish, say:
     if changed:
         listed = "; ".join(changed)
         raise MoveRefused(f"the definitions no longer fit {named(candidate)} ({listed}); train anew, see `make plan`")
-    found = read_verdict(wish.verdict or verdict_file(where.state_dir / "reports", wish.slot))
+    found = read_verdict(wish.verdict or verdict_file(where.state_dir / "reports", wish.slot, split=wish.split))
     checked = _checked(where, contracts["primary"], found, replaced, candidate, wish.slot)
     failed = [check for check in checked if not check.holds]
     if failed and not wish.force:
@@ -143,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from feature_repo import features
         from service.definitions import contracts
 
-        wish = Wish(options.shadow or "shadow", options.verdict, options.force, options.reason.strip())
+        wish = Wish(options.shadow or "shadow", options.verdict, options.force, options.reason.strip(), options.split)
         done = promote(where, contracts(features), wish, told)
     except UnderstudyError as error:
         sys.stderr.write(f"promote: {error}\n")
@@ -182,7 +184,7 @@ def told(text: str) -> None:
 
 
 def _open_watch(where: Settings) -> str:
-    from deploy.watch import open_newest
+    from deploy.watch_open import open_newest
 
     try:
         return open_newest(where)
@@ -194,7 +196,8 @@ def _open_watch(where: Settings) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="make promote", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--shadow", default="", help="slot whose model is promoted (default shadow)")
-    parser.add_argument("--verdict", type=Path, help="verdict to go by, such as a split's (default: the slot's own)")
+    parser.add_argument("--verdict", type=Path, help="file of the verdict to go by (default: the slot's own)")
+    parser.add_argument("--split", action="store_true", help="go by the verdict on the A/B split (make split-verdict)")
     parser.add_argument("--url", default="", help="running service to wait for; needs the setting admin_token")
     parser.add_argument("--force", action="store_true", help="overrule the verdict; needs --reason")
     parser.add_argument("--reason", default="", help="why; kept in the history")

@@ -144,6 +144,8 @@ def _opened(where: Settings, contract: Contract, wish: Wish, now: datetime) -> S
     if key and key not in names:
         msg = f"KEY={key} is no field of the request; choose one of {', '.join(names)}, or none for each request alone"
         raise SplitRefused(msg)
+    if key and key in {name.strip() for name in where.redact.split(",")}:
+        raise SplitRefused(f"KEY={key} is redacted (UNDERSTUDY_REDACT), and the log's split_unit would give it away")
     if slot in ("primary", "fallback"):
         raise SplitRefused(f"SHADOW={slot}: the treated are answered by a shadow slot, not by {slot}")
     if wish.goal is None:

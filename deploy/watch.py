@@ -14,34 +14,23 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from deploy.moves import (
-    MoveRefused,
-    Say,
-    done_moves,
-    last_of_primary,
-    mirror,
-    named,
-    playable,
-    reverted_at,
-    slot_of,
-)
+from deploy.moves import MoveRefused, Say, done_moves, mirror, named, playable, reverted_at
 from deploy.promote import told
-from deploy.rollback import rollback, standing
-from deploy.watch_checks import judge, slow_ms
-from deploy.watch_facts import expected, live
-from deploy.watch_record import Status, Watch, folder, read_watch, read_watches, window, write_watch
+from deploy.rollback import rollback
+from deploy.watch_checks import judge
+from deploy.watch_facts import live
+from deploy.watch_open import close_ended, opened
+from deploy.watch_record import Watch, folder, write_watch
 from monitoring import export
 from monitoring.labels import resolve
 from service.clock import clock_from
 from service.contract import Contract
 from service.errors import ContractError, PackageError, UnderstudyError
 from service.package import PackagedModel
-from service.roles import Move, RolesMoved, locked, read_roles
+from service.roles import RolesMoved, locked, read_roles
 from service.settings import Settings, settings
 
 BREACH = 3
-# What the next move of the primary makes of a watch that was open.
-_ENDS: Mapping[str, Status] = {"revert": "reverted", "rollback": "rolled_back"}
 
 
 def look(where: Settings, contracts: Mapping[str, Contract], say: Say, maturity: timedelta) -> tuple[Watch | None, int]:
@@ -57,69 +46,12 @@ def look(where: Settings, contracts: Mapping[str, Contract], say: Say, maturity:
     with locked(folder(where.state_dir) / ".lock"):
         # What is judged and what is moved is one revision.
         revision = read_roles(where.models_dir).revision
-        ended = _close_ended(where, say)
-        watch = _opened(where, contracts["primary"])
+        ended = close_ended(where, say)
+        watch = opened(where, contracts["primary"])
         if watch is None or watch.status != "open":
             done = ended or watch
             return done, BREACH if ended is not None and ended.status == "reverted" else 0
         return _look(where, contracts, watch, say, maturity, revision)
-
-
-def open_newest(where: Settings) -> str:
-    """Open the watch of the promotion that stands; returns the path of its record.
-
-    Raises:
-        NotReady: when roles, history or the record cannot be read.
-    """
-    from feature_repo import features
-    from service.definitions import contracts
-
-    folder(where.state_dir).mkdir(parents=True, exist_ok=True)
-    with locked(folder(where.state_dir) / ".lock"):
-        watch = _opened(where, contracts(features)["primary"])
-    return str(folder(where.state_dir) / f"{watch.revision}.json") if watch else ""
-
-
-def _opened(where: Settings, contract: Contract) -> Watch | None:
-    """The watch of the promotion that stands, opened if it was not; None when the primary plays by none."""
-    roles, history = read_roles(where.models_dir), done_moves(where)
-    try:
-        move = standing(roles, history)
-    except MoveRefused:
-        return None
-    path = folder(where.state_dir) / f"{move.revision}.json"
-    if path.exists():
-        return read_watch(path)
-    promoted, replaced = move.after["primary"], move.before["primary"]
-    if promoted is None or replaced is None:
-        return None
-    slot = slot_of(move)
-    before = expected(
-        export.predictions(where.log_dir, contract).frame, export.shadow(where.log_dir).frame, promoted.digest,
-        replaced.digest, move.at, slot,
-    )  # fmt: skip
-    ends = window(move.at, where.watch_days)
-    watch = Watch(move.revision, move.at, ends, slot, promoted, replaced, move.verdict, before)
-    write_watch(where.state_dir, watch)
-    return watch
-
-
-def _close_ended(where: Settings, say: Say) -> Watch | None:
-    """Close watches whose promotion stands no longer: by hand, by another promotion, or by a revert that was killed."""
-    history = done_moves(where)
-    last = last_of_primary(history)
-    ended = None
-    for watch in read_watches(where.state_dir):
-        if watch.status != "open" or last is None or last.revision == watch.revision:
-            continue
-        changed = (m for m in history if m.revision > watch.revision)
-        move = next((m for m in changed if m.after.get("primary") != m.before.get("primary")), None)
-        if move is None:
-            continue
-        ended = watch.ended(_ENDS.get(move.kind, "superseded"), move.at, _told(move))
-        write_watch(where.state_dir, ended)
-        say(f"the watch of revision {watch.revision} has ended: {ended.status}, {ended.why}")
-    return ended
 
 
 def _look(
@@ -132,7 +64,7 @@ def _look(
     until = min(now, watch.ends)
     facts = live(
         log, truth, watch.expected, promoted=watch.promoted.digest, since=watch.opened, until=until,
-        mature=min(now - maturity, watch.ends), slow_ms=slow_ms(watch.expected), models=models,
+        mature=min(now - maturity, watch.ends), models=models,
     )  # fmt: skip
     watch = watch.looked(now, facts.requests, judge(watch.expected, facts))
     over = now >= watch.ends + maturity
@@ -198,10 +130,6 @@ def _no_way_back(where: Settings, watch: Watch, missing: str, *, late: bool) -> 
     if at is not None:
         return f"{named(watch.replaced)}, the model to go back to, was itself taken back at {at:%Y-%m-%d %H:%M}"
     return ""
-
-
-def _told(move: Move) -> str:
-    return f"{move.kind} at revision {move.revision} by {move.by}: {move.reason or 'no reason given'}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -9,7 +9,8 @@ from typing import Literal
 from scipy.special import betaln
 from scipy.stats import beta, chi2
 
-from deploy.watch_facts import Expected, Live
+from deploy.watch_expected import Expected
+from deploy.watch_facts import LATENCY_TIMES, Live
 
 Outcome = Literal["pass", "fail", "no_data"]
 
@@ -20,8 +21,8 @@ LEAST_MINUTES = 5.0
 # one looks (Ville 1939).
 SURE = 100.0
 FAILURES_MARGIN, FALLBACKS_MARGIN = 0.01, 0.05
-LATENCY_TIMES, LATENCY_SLACK_MS, SLOW_SHARE = 1.5, 0.5, 0.05
-LEAST_PSI, PSI_TIMES, NOISE = 0.25, 2.0, 0.9999
+SLOW_SHARE = 0.05
+LEAST_PSI, PSI_TIMES, MARGIN_TIMES, NOISE = 0.25, 2.0, 1.5, 0.9999
 LOSS_MARGIN = 0.002
 MOST_UNFAITHFUL = 0.05
 
@@ -47,13 +48,7 @@ class WatchCheck:
 
 def judge(before: Expected, now: Live) -> tuple[WatchCheck, ...]:
     """Hold what a model does against what was expected of it."""
-    return (_failures(before, now), _latency(before, now), _scores(now), _loss(now), _fallbacks(before, now))
-
-
-def slow_ms(before: Expected) -> float | None:
-    """Milliseconds that at most one call of twenty may take: 1.5 times the p95 known from before, and half a one."""
-    known = [p95 for p95 in (before.shadow_p95, before.replaced_p95) if p95 is not None]
-    return LATENCY_TIMES * max(known) + LATENCY_SLACK_MS if known else None
+    return (_failures(before, now), _latency(now), _scores(now), _loss(now), _fallbacks(before, now))
 
 
 def rate_log_e(hits: int, rows: int, limit: float) -> float:
@@ -87,15 +82,15 @@ def _fallbacks(before: Expected, now: Live) -> WatchCheck:
     return WatchCheck("fallbacks", outcome, False, share, limit, said + _few(outcome, now))
 
 
-def _latency(before: Expected, now: Live) -> WatchCheck:
-    limit = slow_ms(before)
+def _latency(now: Live) -> WatchCheck:
+    limit = now.slow_ms
     if limit is None or now.p95 is None:
         missing = f"{now.calls:,} calls" if limit is not None else "no calls from before to compare with"
         return WatchCheck("latency", "no_data", True, now.p95, limit, f"p95 of a call cannot be said yet: {missing}")
     outcome = _rate(now.slow, now.calls, SLOW_SHARE, now.late_slow, now.late_calls, now.minutes)
     said = (
         f"p95 of {now.calls:,} calls is {now.p95:.2f} ms (at most {limit:.2f} ms: {LATENCY_TIMES:g} times the p95 from "
-        f"before); {now.slow / now.calls:.1%} are slower than that (at most {SLOW_SHARE:.0%})"
+        f"before{_load(now)}); {now.slow / now.calls:.1%} are slower than that (at most {SLOW_SHARE:.0%})"
     )
     return WatchCheck("latency", outcome, True, now.p95, limit, said + _few(outcome, now))
 
@@ -103,17 +98,22 @@ def _latency(before: Expected, now: Live) -> WatchCheck:
 def _scores(now: Live) -> WatchCheck:
     shift = now.shift
     if shift is None or min(shift.rows, shift.before) < LEAST_SCORES or now.minutes < LEAST_MINUTES:
-        rows, before = (shift.rows, shift.before) if shift else (0, 0)
-        said = f"the scores' shift cannot be said yet: {rows:,} live, {before:,} from the same hours as shadow"
-        return WatchCheck("scores", "no_data", True, None, None, f"{said} (at least {LEAST_SCORES} each)")
+        known = "no scores of both times" if shift is None else f"{shift.rows:,} live, {shift.before:,} as shadow"
+        said = f"the scores' shift cannot be said yet: {known} at the same hours (at least {LEAST_SCORES} each)"
+        return WatchCheck("scores", "no_data", True, None, None, said)
     # What chance alone gives: (1/n + 1/m) times a chi-square of bins - 1.
     noise = (1 / shift.rows + 1 / shift.before) * float(chi2.ppf(NOISE, 9))
-    moved = [PSI_TIMES * shift.days, PSI_TIMES * (shift.replaced or 0.0)]
-    limit = max(LEAST_PSI, *moved) + noise
-    other = "could not be asked" if shift.replaced is None else f"moved by {shift.replaced:.3f} on the same requests"
+    if shift.replaced is not None:
+        # What moves both models' scores is the traffic, whatever the day is like.
+        moved = max(PSI_TIMES, MARGIN_TIMES * shift.times) * shift.replaced
+        why = f"the replaced model's moved by {shift.replaced:.3f} on the same requests"
+    else:
+        moved = PSI_TIMES * shift.days
+        why = f"days as shadow differ by up to {shift.days:.3f}, the replaced model could not be asked"
+    limit = max(LEAST_PSI, moved) + noise
     said = (
         f"PSI of {shift.rows:,} scores against {shift.before:,} as shadow is {shift.value:.3f} (at most {limit:.3f}: "
-        f"days as shadow differ by up to {shift.days:.3f}, the replaced model {other})"
+        f"{why})"
     )
     return WatchCheck("scores", "fail" if shift.value > limit else "pass", True, shift.value, limit, said)
 
@@ -140,6 +140,10 @@ def _rate(hits: int, rows: int, limit: float, late_hits: int, late_rows: int, mi
         return "no_data"
     lasts = late_rows > 0 and late_hits / late_rows > limit
     return "fail" if lasts and rate_log_e(hits, rows, limit) >= math.log(SURE) else "pass"
+
+
+def _load(now: Live) -> str:
+    return f", and the machine is {now.load:.1f} times as slow at lookups" if now.load > 1.05 else ""
 
 
 def _few(outcome: Outcome, now: Live) -> str:

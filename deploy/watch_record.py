@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter
 
 from deploy.watch_checks import WatchCheck
-from deploy.watch_facts import Expected
+from deploy.watch_expected import Expected
 from service.errors import NotReady
 from service.journal import replace_text
 from service.roles import Seat

@@ -28,18 +28,39 @@ class Scores:
     counts: Mapping[str, Mapping[str, tuple[int, ...]]]
 
 
-def moved(before: Scores, at: pd.Series, scores: Floats) -> tuple[float, float, int] | None:
-    """PSI of scores against the same hours before, the largest such of a day before, and the number before."""
+@dataclass(frozen=True)
+class Moved:
+    """How far one model's scores moved.
+
+    Attributes:
+        value: PSI against the same hours before.
+        days: the same of each day before against the other days.
+        before: scores that were compared with.
+    """
+
+    value: float
+    days: Mapping[str, float]
+    before: int
+
+
+def moved(before: Scores, at: pd.Series, scores: Floats) -> Moved | None:
+    """Compare scores with those from before; None without any from the same hours.
+
+    A day is held against the other days at the hours it has itself: half a day is not like a whole one.
+    """
     hours = set(at.dt.hour.astype(str))
-    days = {day: _sum([bins for hour, bins in rows.items() if hour in hours]) for day, rows in before.counts.items()}
-    days = {day: bins for day, bins in days.items() if bins.sum()}
-    if not days:
+    days = {day: {h: bins for h, bins in rows.items() if h in hours} for day, rows in before.counts.items()}
+    total = _sum([bins for rows in days.values() for bins in rows.values()])
+    if not total.sum():
         return None
-    total = _sum(list(days.values()))
     now = np.bincount(np.searchsorted(before.edges, scores, side="left"), minlength=len(before.edges) + 1)
-    full = [bins for bins in days.values() if bins.sum() >= LEAST_CALLS]
-    apart = [stability(total - bins, bins) for bins in full] if len(full) > 1 else []
-    return stability(total, now), max(apart, default=0.0), int(total.sum())
+    apart: dict[str, float] = {}
+    for day, rows in days.items():
+        one = _sum(list(rows.values()))
+        others = _sum([bins for other, r in days.items() if other != day for h, bins in r.items() if h in rows])
+        if min(one.sum(), others.sum()) >= LEAST_CALLS:
+            apart[day] = stability(others, one)
+    return Moved(stability(total, now), apart, int(total.sum()))
 
 
 def _sum(bins: Sequence[Any]) -> Any:

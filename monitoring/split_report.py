@@ -31,6 +31,7 @@ def as_json(verdict: Verdict, evidence: SplitEvidence) -> dict[str, Any]:
     whole = {
         "kind": "split",
         "verdict": asdict(verdict),
+        "digest": verdict.digest,
         "headline": headline(verdict, evidence),
         "evidence": asdict(evidence),
     }

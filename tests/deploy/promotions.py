@@ -60,11 +60,11 @@ def verdict_of(settings: Settings, slot: str = "shadow", **changes: Any) -> Verd
     return replace(verdict, **changes)
 
 
-def write_verdict(settings: Settings, verdict: Verdict, slot: str = "shadow", **more: Any) -> Path:
-    """Write it where the comparison writes it."""
+def write_verdict(settings: Settings, verdict: Verdict, slot: str = "shadow", name: str = "", **more: Any) -> Path:
+    """Write it where the comparison writes it, or under another name."""
     folder = settings.state_dir / "reports"
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / ("compare.json" if slot == "shadow" else f"compare-{slot}.json")
+    path = folder / (name or ("compare.json" if slot == "shadow" else f"compare-{slot}.json"))
     path.write_text(json.dumps({"verdict": plain(asdict(verdict)), "digest": verdict.digest, **more}))
     return path
 

@@ -16,7 +16,14 @@ import pytest
 from deploy import promote as promote_module
 from deploy.moves import MoveRefused, playable
 from deploy.promote import Promoted, Wish, main, promote
+from deploy.promote_checks import read_verdict
+from monitoring.compare import compare
+from monitoring.compare_job import read_logs
 from monitoring.evidence import Version
+from monitoring.report import write_report
+from monitoring.split_report import as_json
+from monitoring.split_verdict import decide as decide_split
+from monitoring.verdict import decide
 from service import VERSION
 from service.errors import ContractError, NotReady, PackageError
 from service.roles import RolesMoved, Seat, move_roles, read_history, read_roles
@@ -36,6 +43,8 @@ from tests.deploy.promotions import (
     verdict_of,
     write_verdict,
 )
+from tests.monitoring.logs import campaign, contract
+from tests.monitoring.splits import make_split
 
 
 def silent(_: str) -> None:
@@ -111,6 +120,17 @@ def test_offline_evidence_never_promotes(tmp_path: Path) -> None:
         do(settings)
 
 
+def test_what_the_comparison_writes_is_read_as_it_was_decided(tmp_path: Path) -> None:
+    paired = read_logs(campaign(600, days=8).write(tmp_path / "logs"), contract())
+    evidence = compare(paired, contract())
+    verdict = decide(evidence)
+
+    found = read_verdict(write_report(verdict, evidence, tmp_path / "reports").data)
+
+    assert (found.problem, found.verdict, found.offline) == ("", verdict, False)
+    assert found.digest == found.named == verdict.digest
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -160,6 +180,54 @@ def test_a_verdict_promotes_once(tmp_path: Path) -> None:
 
     with pytest.raises(MoveRefused, match=f"verdict {verdict.digest[:12]} led to revision 4: a verdict promotes once"):
         do(settings)
+
+
+def test_a_splits_verdict_promotes_under_the_same_rules_when_asked_for(tmp_path: Path) -> None:
+    settings = seated(tmp_path)
+    verdict = verdict_of(settings)
+    write_verdict(settings, verdict, name="split.json", kind="split")
+
+    with pytest.raises(MoveRefused, match=r"there is no verdict .*compare\.json; run `make compare`"):
+        do(settings)
+    done = do(settings, split=True)
+
+    assert (done.kind, done.verdict) == ("promote", verdict.digest)
+    assert read_history(settings.models_dir)[-1].verdict == verdict.digest
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"decision": "hold"}, "the verdict is hold"),
+        ({"primary": Version("1", "f" * 64)}, r"as primary: primary is version 1 .*; run `make split-verdict`"),
+        ({"expires_at": AT}, "the clock says 2013-10-15 00:00; run `make split-verdict`"),
+    ],
+)
+def test_a_splits_verdict_about_anything_else_is_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    settings = seated(tmp_path)
+    write_verdict(settings, verdict_of(settings, **changes), name="split.json", kind="split")
+
+    with pytest.raises(MoveRefused, match=message):
+        do(settings, split=True)
+
+    assert read_roles(settings.models_dir).revision == 3
+
+
+def test_without_a_splits_verdict_the_command_that_makes_one_is_named(tmp_path: Path) -> None:
+    with pytest.raises(MoveRefused, match=r"no verdict .*split\.json; run `make split-verdict`"):
+        do(seated(tmp_path), split=True)
+
+
+def test_what_the_splits_judge_writes_is_read_as_it_was_decided(tmp_path: Path) -> None:
+    evidence = make_split(tmp_path, ((0.5, 2),), per_day=300).gathered()
+    verdict = decide_split(evidence)
+    path = tmp_path / "split.json"
+    path.write_text(json.dumps({**as_json(verdict, evidence), "digest": verdict.digest}))
+
+    found = read_verdict(path)
+
+    assert (found.problem, found.verdict, found.offline) == ("", verdict, False)
+    assert found.digest == found.named == verdict.digest
 
 
 def test_force_needs_a_reason_and_both_stay_in_the_history(tmp_path: Path) -> None:

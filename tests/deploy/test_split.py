@@ -78,6 +78,13 @@ def test_what_cannot_open_is_refused_and_nothing_is_written(tmp_path: Path, wish
     assert read_split(tmp_path / "models").revision == 0
 
 
+def test_a_redacted_field_is_no_key(tmp_path: Path) -> None:
+    with pytest.raises(SplitRefused, match="KEY=tailnum is redacted"):
+        move(where(tmp_path, redact="carrier, tailnum"), contract(), replace(OPEN, key="tailnum"))
+
+    assert read_split(tmp_path / "models").revision == 0
+
+
 def test_a_slot_nobody_plays_cannot_be_tried(tmp_path: Path) -> None:
     with pytest.raises(NotReady, match="nobody plays shadow_2"):
         move(where(tmp_path), contract(), replace(OPEN, slot="shadow_2"))

@@ -18,8 +18,9 @@ from deploy import watch as watch_module
 from deploy.moves import MoveRefused
 from deploy.promote import Wish, promote
 from deploy.rollback import rollback
-from deploy.watch import BREACH, look, main, open_newest
+from deploy.watch import BREACH, look, main
 from deploy.watch_checks import judge, rate_log_e
+from deploy.watch_open import open_newest
 from deploy.watch_record import read_watch
 from service.errors import NotReady
 from service.roles import read_history, read_roles
@@ -153,7 +154,23 @@ def test_traffic_that_moved_both_models_scores_takes_nothing_back(tmp_path: Path
     shift = next(check for check in watch.checks if check.name == "scores")
     assert shift.value is not None
     assert (shift.value > 1, shift.outcome, code) == (True, "pass", 0)
-    assert "the replaced model moved by" in shift.message
+    assert "the replaced model's moved by" in shift.message
+
+
+def test_a_machine_on_which_everything_got_slower_takes_nothing_back(tmp_path: Path) -> None:
+    settings = promotion(tmp_path)
+
+    def loaded(_: int, line: Line) -> None:
+        for stage in ("primary", "lookup"):
+            line["stages_ms"][stage] *= 3
+
+    live(settings, 1, spoil=loaded)
+
+    watch, code = looked(settings)
+
+    latency = next(check for check in watch.checks if check.name == "latency")
+    assert (latency.outcome, code) == ("pass", 0)
+    assert "the machine is 3.0 times as slow at lookups" in latency.message
 
 
 def test_a_burst_that_has_passed_takes_nothing_back(tmp_path: Path) -> None:
@@ -372,6 +389,19 @@ def test_a_forced_promotion_of_a_model_nobody_rehearsed_is_watched_by_what_is_kn
 
     assert (watch.expected.rehearsed, watch.expected.scores, code) == (0, None, 0)
     assert set(outcomes(watch).values()) == {"no_data"}
+
+
+def test_failures_of_the_model_before_the_last_one_are_not_the_replaced_models(tmp_path: Path) -> None:
+    settings = promotion(tmp_path)
+    live(settings, 1, spoil=times_out)
+    looked(settings)
+    seat_model(settings, "shadow", seed=9)
+    later(settings, 1)
+    promote(settings, known(), Wish(force=True, reason="hurry"), silent)
+
+    watch, _ = looked(settings)
+
+    assert (watch.revision, watch.replaced.version, watch.expected.replaced_failures) == (7, "1", None)
 
 
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:
