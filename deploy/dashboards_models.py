@@ -8,6 +8,8 @@ from deploy.dashboards_kit import HERE, Query, Show, bars, lines, number
 from deploy.dashboards_page import Page
 
 _RATE = "$__rate_interval"
+# The primary is asked again for the noise floor; that is no rehearsal.
+_SHADOWS = f'{HERE}, role!="primary"'
 _CLOCK = "understudy:clock_timestamp_seconds:max"
 
 
@@ -30,7 +32,7 @@ def shadow() -> Page:
         number(
             "Waiting",
             "Requests in the shadow's queue. A queue that stays long ends in queue_full.",
-            Query(f"sum(understudy_shadow_queue{{{HERE}}})", "waiting"),
+            Query(f"sum(understudy_shadow_queue{{{_SHADOWS}}})", "waiting"),
             Show("short", width=6, height=4),
         ),
         number(
@@ -45,7 +47,7 @@ def shadow() -> Page:
             "Scored should fill everything. What is dropped is named by reason.",
             [
                 Query(
-                    f"sum by (outcome, reason) (rate(understudy_shadow_total{{{HERE}}}[{_RATE}]))",
+                    f"sum by (outcome, reason) (rate(understudy_shadow_total{{{_SHADOWS}}}[{_RATE}]))",
                     "{{outcome}} {{reason}}",
                 )
             ],
@@ -64,7 +66,8 @@ def shadow() -> Page:
             "The shadow's calls carry many rows, the primary's few: look for steps, not for the gap.",
             [
                 Query(
-                    f"histogram_quantile({q}, sum by (le) (rate(understudy_shadow_seconds_bucket{{{HERE}}}[{_RATE}])))",
+                    f"histogram_quantile({q}, sum by (le) "
+                    f"(rate(understudy_shadow_seconds_bucket{{{_SHADOWS}}}[{_RATE}])))",
                     f"shadow {name}",
                 )
                 for q, name in ((0.5, "p50"), (0.99, "p99"))
@@ -195,6 +198,21 @@ def quality() -> Page:
             "The dashed line is the limit.",
             [Query("max(understudy_low_confidence_share)", "share")],
             Show("percentunit", 0.3),
+        ),
+        lines(
+            "AUC, by labels and estimated",
+            "Of the newest week. The estimate needs no labels; where it cannot be trusted the monitoring page says why.",
+            [
+                Query('max(understudy_realized{measure="auc", windows="7"})', "by labels"),
+                Query('max(understudy_estimated{measure="auc", windows="7"})', "estimated"),
+            ],
+            Show("short"),
+        ),
+        lines(
+            "Labels against scores",
+            "Evidence that performance by labels is not what the scores foretold. From 500 to 1 on it is an alarm.",
+            [Query("max(understudy_concept_drift_evidence)", "evidence")],
+            Show("short", 500),
         ),
         lines(
             "Labels",

@@ -32,6 +32,11 @@ JOBS: dict[str, tuple[str, ...]] = {
     "understudy_domain_auc": (),
     "understudy_importance_ndcg": (),
     "understudy_monitor_rule_alarm": ("rule",),
+    "understudy_concept_drift_evidence": (),
+    "understudy_retraining_due": (),
+    "understudy_realized": ("measure", "windows"),
+    "understudy_estimated": ("measure", "windows"),
+    "understudy_estimate_trusted": (),
     "understudy_label_coverage": (),
     "understudy_label_watermark_timestamp_seconds": (),
     "understudy_labels_orphan": (),
@@ -146,7 +151,7 @@ def test_a_real_prometheus_reads_every_series_of_the_service(watching: Prometheu
     assert total('understudy_fallbacks_total{reason="features_invalid"}') == 10
     assert total('understudy_feature_violations_total{feature="carrier_record",kind="missing"}') == 10
     assert total('understudy_requests_total{endpoint="predict",status="400"}') == 1
-    assert total("understudy_shadow_sampled_total") == SENT
+    assert total('understudy_shadow_sampled_total{role="shadow"}') == SENT
     assert total('understudy_stage_seconds_count{stage="lookup"}') == SENT
     assert total('understudy_feature_age_seconds_count{view="origin_weather"}') == SENT
 
