@@ -201,7 +201,7 @@ def quality() -> Page:
         ),
         lines(
             "AUC, by labels and estimated",
-            "Of the newest week. The estimate needs no labels; where it cannot be trusted the monitoring page says why.",
+            "Of the newest week. The estimate needs no labels; where not to trust it, the monitoring page says.",
             [
                 Query('max(understudy_realized{measure="auc", windows="7"})', "by labels"),
                 Query('max(understudy_estimated{measure="auc", windows="7"})', "estimated"),

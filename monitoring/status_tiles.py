@@ -1,6 +1,6 @@
 """Judges each of the seven ways in which models fail in production, from what was measured. Pure.
 
-Names and order are those of the article the bundle answers. A measurement that is missing, damaged or too old is
+Names and order are those of the README's table of failure modes. A measurement that is missing, damaged or too old is
 ``no data``, never ``ok``.
 """
 

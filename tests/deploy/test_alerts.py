@@ -89,7 +89,7 @@ def test_alerts_use_only_recordings_of_their_own_group() -> None:
             assert used - own == set(), path.name
 
 
-def test_the_articles_thresholds_bind() -> None:
+def test_the_documented_thresholds_bind() -> None:
     assert "understudy_drift_psi) > 0.2" in ALERTS["FeatureDrift"]["expr"]
     assert "sigmas)) > 2" in ALERTS["PredictionMeanShift"]["expr"]
     assert ALERTS["ConfidenceCollapse"]["expr"].count("> 0.3") == 2

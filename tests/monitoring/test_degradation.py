@@ -1,4 +1,4 @@
-"""The article's alerts: quiet when nothing happens, loud when something does."""
+"""The alerts on predictions: quiet when nothing happens, loud when something does."""
 
 from __future__ import annotations
 
