@@ -1,6 +1,6 @@
 """Does the model still answer as it did in its evaluation weeks? Pure: means, confidence, latency, one business figure.
 
-The three usual alerts on predictions, made so that they mean something. Two standard deviations of *single* predictions are never
+Three alerts, made so that they mean something. Two standard deviations of *single* predictions are never
 exceeded by a mean, and two of the *means* are exceeded on one day in twenty by nothing at all. Here a mean is held
 against the spread of whole days' means, with the limit of a t distribution for as few days as there were.
 """
