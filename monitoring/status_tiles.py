@@ -143,7 +143,7 @@ def _aged(tile: Tile, now: datetime, stale: timedelta) -> Tile:
 
 
 def _none(name: str, title: str, why: str, command: str) -> Tile:
-    return Tile(name, title, "no data", "–", "", why, None, command=command)
+    return Tile(name, title, "no data", "\N{EN DASH}", "", why, None, command=command)
 
 
 def _skew(m: Measured) -> Tile:
