@@ -121,7 +121,10 @@ def _scores(now: Live) -> WatchCheck:
 def _loss(now: Live) -> WatchCheck:
     loss, name = now.loss, "loss"
     if now.unfaithful is not None and now.unfaithful > MOST_UNFAITHFUL:
-        said = f"{now.unfaithful:.1%} of logged vectors do not reproduce their answer (at most {MOST_UNFAITHFUL:.0%})"
+        why = f"; {', '.join(now.redacted)} redacted from the log (UNDERSTUDY_REDACT)" if now.redacted else ""
+        said = (
+            f"{now.unfaithful:.1%} of logged vectors do not reproduce their answer (at most {MOST_UNFAITHFUL:.0%}{why})"
+        )
         return WatchCheck(name, "no_data", True, None, LOSS_MARGIN, f"{said}: both models cannot be compared on them")
     if loss is None or loss.low is None or loss.high is None:
         known = f"{loss.rows:,} labels of {loss.days} whole days" if loss else f"{now.labelled:,} mature labels"

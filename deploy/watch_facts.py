@@ -13,6 +13,7 @@ import pandas as pd
 
 from deploy.watch_expected import Expected, failed, floats, p95, reasons, untreated
 from deploy.watch_scores import moved
+from monitoring.redacted import removed
 from monitoring.sequential import interval
 from monitoring.statistics import log_losses
 from monitoring.units import mean_units
@@ -78,6 +79,7 @@ class Live:
             load, and half a one; None when nothing is known.
         slow: calls slower than that; ``late_slow`` of the last third of the calls.
         unfaithful: share of looked-at answers that the logged vector does not reproduce.
+        redacted: features whose values some of those vectors lack on purpose.
     """
 
     requests: int
@@ -97,6 +99,7 @@ class Live:
     loss: Loss | None
     labelled: int
     unfaithful: float | None
+    redacted: tuple[str, ...]
 
 
 def live(
@@ -150,6 +153,7 @@ def live(
         loss=_loss(again.labelled, since, mature) if again else None,
         labelled=len(labelled),
         unfaithful=again.unfaithful if again else None,
+        redacted=again.redacted if again else (),
     )
 
 
@@ -160,6 +164,7 @@ class _Again:
     sampled: pd.DataFrame
     labelled: pd.DataFrame
     unfaithful: float
+    redacted: tuple[str, ...]
 
 
 def _again(
@@ -176,7 +181,9 @@ def _again(
         same = np.abs(first - floats(some["prediction"])) <= _SAME
         wrong, asked = wrong + int((~same).sum()), asked + len(some)
         frames.append(some.assign(replaced=second)[same])
-    return _Again(frames[0], frames[1], wrong / asked)
+    features = {str(name).removeprefix("vector.") for name in own if str(name).startswith("vector.")}
+    gone = features & (removed(own).keys() | removed(labelled).keys())
+    return _Again(frames[0], frames[1], wrong / asked, tuple(sorted(gone)))
 
 
 def _vectors(rows: pd.DataFrame) -> list[dict[str, Any]]:

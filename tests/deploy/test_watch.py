@@ -232,14 +232,18 @@ def test_labels_that_come_late_still_take_a_model_back_while_its_watch_lasts(tmp
     assert (watch.status, code) == ("reverted", BREACH)
 
 
-def test_vectors_that_do_not_give_the_logged_answer_are_no_ground_to_compare_losses_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("said", [False, True], ids=["damaged", "redacted"])
+def test_vectors_that_do_not_give_the_logged_answer_are_no_ground_to_compare_losses_on(
+    tmp_path: Path, said: bool
+) -> None:
     settings = promotion(tmp_path)
 
-    def redacted(place: int, line: Line) -> None:
+    def emptied(place: int, line: Line) -> None:
         if place % 2:
             line["vector"] = dict.fromkeys(line["vector"])
+            line["redacted"] = sorted(line["vector"]) if said else []
 
-    live(settings, 7, label=against_it, spoil=redacted)
+    live(settings, 7, label=against_it, spoil=emptied)
     later(settings, 24)
 
     watch, code = looked(settings)
@@ -247,6 +251,7 @@ def test_vectors_that_do_not_give_the_logged_answer_are_no_ground_to_compare_los
     loss = next(check for check in watch.checks if check.name == "loss")
     assert (loss.outcome, code) == ("no_data", 0)
     assert "do not reproduce their answer" in loss.message
+    assert ("redacted from the log (UNDERSTUDY_REDACT)" in loss.message) is said
 
 
 def test_answers_of_the_replaced_model_during_the_change_do_not_count(tmp_path: Path) -> None:
