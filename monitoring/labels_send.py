@@ -11,7 +11,7 @@ import pandas as pd
 
 from service.errors import StoreError
 
-_TRIES = 5
+_TRIES, _MOST_S = 5, 30.0
 _PATIENCE = aiohttp.ClientTimeout(total=60)
 
 
@@ -48,6 +48,7 @@ async def _send(labels: pd.DataFrame, url: str, token: str, batch: int, say: Cal
 
 async def _post(session: aiohttp.ClientSession, url: str, body: bytes) -> int:
     for attempt in range(1, _TRIES + 1):
+        wait = 0.2 * 2**attempt
         try:
             async with session.post(url, data=body) as response:
                 text = await response.text()
@@ -56,9 +57,11 @@ async def _post(session: aiohttp.ClientSession, url: str, body: bytes) -> int:
                 if response.status not in (429, 503) or attempt == _TRIES:
                     msg = f"{url} answered {response.status}: {text[:300]}"
                     raise StoreError(msg)
+                asked = response.headers.get("Retry-After", "")
+                wait = max(wait, min(float(asked), _MOST_S)) if asked.isdigit() else wait
         except (aiohttp.ClientError, TimeoutError) as error:
             if attempt == _TRIES:
                 msg = f"{url} cannot be reached ({str(error) or type(error).__name__}); start it with `make serve`"
                 raise StoreError(msg) from None
-        await asyncio.sleep(0.2 * 2**attempt)
+        await asyncio.sleep(wait)
     return 0
