@@ -4,7 +4,8 @@ Its supervisor looks after processes every ten seconds, so that a killed one is 
 never starts a dead one again; and a stopped process may hold a shutdown up for a day. Its request timeout never takes
 its timers back, so that each request's objects live for that long: 14,000 requests held 73 MB. Its metrics name every
 path that anybody asks for, and keep it: a scan for holes is memory that nobody gives back. Its OpenAPI document says of
-every endpoint that it answers 400, 404 and 500.
+every endpoint that it answers 400, 404 and 500. A Bento runs only the services it was built with: asked for another
+shadow, it ends with a bare StopIteration.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ def patch_bentoml() -> None:
     _take_timers_back()
     _name_known_endpoints()
     _document_refusals()
+    _run_services_a_bento_does_not_list()
 
 
 def asked_to_stop() -> bool:
@@ -125,3 +127,24 @@ def _document_refusals() -> None:
     }
     openapi.error_responses.clear()
     openapi.error_responses.update(said)
+
+
+def _run_services_a_bento_does_not_list() -> None:
+    from _bentoml_sdk.service import Service
+    from bentoml._internal.bento.bento import BentoServiceInfo
+
+    plain = Service.on_load_bento
+    if hasattr(plain, "__wrapped__"):
+        return
+
+    @wraps(plain)
+    def loaded(self: Any, bento: Any) -> None:
+        listed = {info.name for info in bento.info.services}
+        bento.info.services.extend(
+            BentoServiceInfo.from_service(service)
+            for name, service in self.all_services().items()
+            if name not in listed
+        )
+        plain(self, bento)
+
+    Service.on_load_bento = loaded

@@ -73,10 +73,14 @@ def test_it_answers_from_another_folder_with_its_own_models(bento: tuple[Path, B
     del env["UNDERSTUDY_MODELS_DIR"], env["PYTHONPATH"]
     write_clock(bundle.settings.state_dir / "clock", NOW)
 
-    with serving(env, tmp_path / "serve.log", str(home), cwd=tmp_path) as url:
-        status, answer = Served(url, bundle).post("/predict", REQUEST)
+    # More shadows than it was built with: how many rehearse is the place's choice, not the build's.
+    with serving(env | {"UNDERSTUDY_SHADOWS": "2"}, tmp_path / "serve.log", str(home), cwd=tmp_path) as url:
+        service = Served(url, bundle)
+        status, answer = service.post("/predict", REQUEST)
+        series = service.get("/metrics")
 
     assert (status, answer["role"], answer["confidence"]) == (200, "primary", "normal")
+    assert 'understudy_shadow_queue{role="shadow_2"}' in series
 
 
 def test_containerize_without_an_engine_says_so(bento: tuple[Path, Bundle], tmp_path: Path) -> None:
