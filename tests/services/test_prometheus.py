@@ -42,6 +42,8 @@ JOBS: dict[str, tuple[str, ...]] = {
     "understudy_labels_orphan": (),
     "understudy_label_lag_seconds": (),
     "understudy_skew_mismatch_share": (),
+    "understudy_ship_last_success_timestamp_seconds": (),
+    "understudy_ship_missing_records": ("log",),
     "understudy_job_file_damaged": ("file",),
 }
 # Declared by the service, with labels that come with what it serves.
@@ -195,7 +197,7 @@ def test_a_healthy_service_fires_nothing(watching: Prometheus) -> None:
     provoked = {
         # A quarter of the requests came with a key nobody feeds, and the jobs' gauges are made up.
         "FallbackShare", "FeaturesMissing", "TrainingServingSkew", "DatasetDrift", "ConfidenceCollapse",
-        "ImportanceUnstable", "LabelsLate", "MonitoringJobLate",
+        "ImportanceUnstable", "LabelsLate", "MonitoringJobLate", "LogShippingLate", "ShippedRecordsMissing",
     }  # fmt: skip
 
     assert watching.firing() - provoked == set()
