@@ -22,7 +22,7 @@ from service.definitions import contracts
 from service.errors import DataError
 from service.models import open_model
 from service.package import Encoder, PackagedModel
-from service.roles import RolesMoved, read_history, read_roles
+from service.roles import SEATS, RolesMoved, read_history, read_roles
 from service.settings import ROOT, Settings
 from tests.bundle import settings_in
 from tests.training.test_gate import fit
@@ -161,7 +161,7 @@ def test_a_killed_training_leaves_all_intact_and_the_next_says_what_it_repaired(
 
     seats = read_roles(settings.models_dir).seats
     assert read_aliases(client) == {
-        **dict.fromkeys(("primary",)),
+        **dict.fromkeys(SEATS),
         **{r: seats[r].version for r in ("fallback", "shadow")},
     }
     assert set(again) == (set() if moved else {"fallback", "shadow"})
@@ -189,7 +189,7 @@ def test_of_two_trainings_at_once_one_wins_and_the_other_registers_nothing(
         keep(settings, client, aliases, before, candidates[1:], "second", silent)
 
     assert [str(v.version) for v in client.search_model_versions("name = 'understudy'")] == ["1"]
-    assert read_aliases(client) == {"primary": None, "fallback": "1", "shadow": None}
+    assert read_aliases(client) == {**dict.fromkeys(SEATS), "fallback": "1"}
     assert [move.reason for move in read_history(settings.models_dir)] == ["first"]
 
 
@@ -252,7 +252,7 @@ def test_a_registry_that_was_lost_does_not_keep_the_next_training_from_running(
 
     found = align(connect(new), settings.models_dir, said.append)
 
-    assert found == {"primary": None, "fallback": None, "shadow": None}
+    assert found == dict.fromkeys(SEATS)
     assert [text.partition(" but")[0] for text in said] == ["version 1 plays fallback", "version 2 plays shadow"]
 
 
