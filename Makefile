@@ -177,6 +177,12 @@ compare: $(READY) ## compare shadow with primary from the logs: page, JSON, verd
 	@if [ -e "$(CLOCK)" ]; then export UNDERSTUDY_CLOCK="$(CLOCK)"; fi
 	$(PY) -m monitoring.compare_job
 
+.PHONY: rehearse
+rehearse: $(READY) ## score the vectors logged from START to END (all when not given) with VERSION: offline evidence, opens no door
+	@if [ -e "$(CLOCK)" ]; then export UNDERSTUDY_CLOCK="$(CLOCK)"; fi
+	$(PY) -m monitoring.rehearse --version "$(VERSION)" \
+	  $(if $(filter command line,$(origin START)),--start "$(START)") $(if $(filter command line,$(origin END)),--end "$(END)")
+
 .PHONY: split
 split: $(READY) ## treat SHARE % (1, 5, 25, 50; 0 ends) with the shadow's answers: GOAL=higher|lower, KEY, METRIC, SHADOW, WINDOW
 	@if [ -e "$(CLOCK)" ]; then export UNDERSTUDY_CLOCK="$(CLOCK)"; fi
