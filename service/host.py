@@ -8,6 +8,7 @@ import math
 import os
 import resource
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,8 @@ class Host:
         self._take(*self._look())
 
     def score(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Return version, digest and one score per row; None where the model gave no finite number or failed.
+        """Return version, digest, one score per row (None where the model gave no finite number or failed) and
+        ``cpu_s``, the processor time it took in seconds.
 
         Raises:
             NotReady: when there is no model to ask.
@@ -56,6 +58,7 @@ class Host:
         model = self._model
         if model is None:
             raise NotReady(self.problem)
+        start = time.process_time()
         try:
             scores: list[float | None] = list(model.score(rows))
         except Exception:
@@ -64,7 +67,8 @@ class Host:
             # One row that the model cannot take must not cost the others their answer.
             scores = [_one(model, row) for row in rows]
         finite = [s if s is not None and math.isfinite(s) else None for s in scores]
-        return {"version": model.version, "digest": model.digest, "scores": finite}
+        spent = time.process_time() - start
+        return {"version": model.version, "digest": model.digest, "scores": finite, "cpu_s": spent}
 
     def hello(self) -> dict[str, Any]:
         """Say who plays: ``role``, ``seated``, ``version``, ``digest``, ``features``, ``base_rate``, ``problem``."""

@@ -7,7 +7,7 @@ a call, fails calls when it renews its sessions, speaks pickle, and cannot be as
 =================  =============================================================================================
 runner, unasked    ``{"hello": {"role", "version", "digest", "problem"}}`` on connecting and when the model changes
 gateway            ``{"id", "end", "rows"}``; ``end`` is the monotonic second after which nobody wants the answer
-runner             ``{"id", "version", "digest", "scores"}`` or ``{"id", "error"}``
+runner             ``{"id", "version", "digest", "scores", "cpu_s"}`` or ``{"id", "error"}``
 =================  =============================================================================================
 """
 
@@ -89,7 +89,7 @@ class Scorer(Protocol):
     """A runner's inside."""
 
     def score(self, rows: Sequence[Row]) -> dict[str, Any]:
-        """Return ``version``, ``digest`` and ``scores``; raises when it cannot."""
+        """Return ``version``, ``digest``, ``scores`` and ``cpu_s``; raises when it cannot."""
         ...
 
     def hello(self) -> dict[str, Any]:

@@ -18,11 +18,16 @@ _Waiting = tuple[Row, float]
 
 @dataclass(frozen=True)
 class Scored:
-    """What a runner answered: one score per row (None where the model gave no finite number), and who it is."""
+    """What a runner answered: one score per row (None where the model gave no finite number), and who it is.
+
+    Attributes:
+        cpu_s: processor time the call took, in seconds.
+    """
 
     version: str
     digest: str
     scores: tuple[float | None, ...]
+    cpu_s: float = 0.0
 
 
 def is_probability(score: Any) -> bool:
@@ -81,4 +86,4 @@ class RemoteRunner:
         if len(scores) != len(rows):
             msg = f"runner returned {len(scores)} scores for {len(rows)} rows"
             raise ValueError(msg)
-        return Scored(str(answer["version"]), str(answer["digest"]), scores)
+        return Scored(str(answer["version"]), str(answer["digest"]), scores, float(answer["cpu_s"]))

@@ -86,6 +86,12 @@ class Settings(BaseSettings):
     shadow_gather_ms: float = Field(
         50.0, ge=0, description="Longest a request waits for others to go to the shadow with it, in milliseconds."
     )
+    shadow_cpu: float = Field(
+        0.1,
+        ge=0,
+        description="Processors a shadow's calls may take on average; what does not fit waits, and is dropped when the "
+        "queue is full. 0: any.",
+    )
     shadow_memory_mb: int = Field(
         1024,
         ge=0,

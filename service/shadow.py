@@ -19,6 +19,8 @@ from service.runners import Runner, Scored, is_probability
 
 # Records written in one go; what waits behind them is a caller.
 _AT_ONCE = 4
+# Unused processor time that a shadow may save up, in seconds of its allowance.
+_SAVED_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -49,12 +51,14 @@ class Bounds:
         batch: most rows in one call.
         gather_s: longest a request waits for others to go with it.
         timeout_s: bound on one call.
+        cpu: processors its calls may take on average; 0 any.
     """
 
     queue: int = 1000
     batch: int = 32
     gather_s: float = 0.05
     timeout_s: float = 1.0
+    cpu: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,8 @@ class ShadowPath:
         self._waiting: asyncio.Queue[Rehearsal] = asyncio.Queue(bounds.queue)
         self._full = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._closed = False
+        self._closing = asyncio.Event()
+        self._rested = 0.0
         self._queued = metrics.SHADOW_QUEUE.labels(self.slot)
         self._seconds = metrics.SHADOW_SECONDS.labels(self.slot)
 
@@ -123,7 +128,7 @@ class ShadowPath:
     def offer(self, rehearsal: Rehearsal) -> None:
         """Take a sampled request without waiting; when the queue is full it is dropped and counted."""
         metrics.count_sampled(self.slot)
-        if self._closed:
+        if self._closing.is_set():
             self._drop_one(rehearsal, "shutdown")
             return
         if self._task is None or self._task.done():
@@ -131,13 +136,13 @@ class ShadowPath:
         try:
             self._waiting.put_nowait(rehearsal)
         except asyncio.QueueFull:
-            self._drop_one(rehearsal, "queue_full")
+            self._drop_one(rehearsal, "cpu_limit" if time.monotonic() < self._rested else "queue_full")
         if self._waiting.qsize() >= self._bounds.batch:
             self._full.set()
 
     async def close(self, drain_s: float) -> None:
         """Score what still waits, for at most ``drain_s`` seconds; the rest is dropped as ``shutdown``."""
-        self._closed = True
+        self._closing.set()
         self._full.set()
         if self._task is None:
             return
@@ -152,6 +157,7 @@ class ShadowPath:
 
     async def _work(self) -> None:
         while True:
+            await self._rest()
             rows = [await self._waiting.get()]
             taken = 1
             try:
@@ -169,9 +175,22 @@ class ShadowPath:
                 for _ in range(taken):
                     self._waiting.task_done()
 
+    async def _rest(self) -> None:
+        """Wait until the shadow's calls have earned their next one; those who wait for an answer need the processor."""
+        rest = self._rested - time.monotonic()
+        if rest <= 0:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(rest):
+                await self._closing.wait()
+
+    def _spent(self, start: float, cpu_s: float) -> None:
+        if self._bounds.cpu:
+            self._rested = max(self._rested, start - _SAVED_S) + cpu_s / self._bounds.cpu
+
     async def _gather(self) -> None:
         # A call costs the gateway about the same for one row as for many, and nobody waits for the shadow.
-        if self._closed or self._waiting.qsize() >= self._bounds.batch - 1:
+        if self._closing.is_set() or self._waiting.qsize() >= self._bounds.batch - 1:
             return
         self._full.clear()
         with contextlib.suppress(TimeoutError):
@@ -206,11 +225,12 @@ class ShadowPath:
         ticket = self._actor.breaker.admit()
         if ticket is None:
             return "circuit_open"
-        start = time.perf_counter()
+        start, begun, cpu_s = time.perf_counter(), time.monotonic(), None
         failed, limit = True, self._bounds.timeout_s
         try:
             async with asyncio.timeout(limit):
-                scored = await runner.score([row.vector for row in rows], time.monotonic() + limit)
+                scored = await runner.score([row.vector for row in rows], begun + limit)
+            cpu_s = scored.cpu_s
             if len(scored.scores) != len(rows):
                 return "error"
             failed = not any(self._valid(score) for score in scored.scores)
@@ -224,6 +244,8 @@ class ShadowPath:
         finally:
             # Slowness is no fault of a shadow: it is measured, and compared.
             ticket.settle(0.0, failed=failed)
+            # A call that failed does not say what it took: at most all of its time.
+            self._spent(begun, time.monotonic() - begun if cpu_s is None else cpu_s)
         seconds = time.perf_counter() - start
         self._seconds.observe(seconds)
         return scored, seconds

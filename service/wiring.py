@@ -238,6 +238,8 @@ def _rehearsing(settings: Settings) -> tuple[Sampling, Bounds]:
         settings.shadow_batch,
         settings.shadow_gather_ms / 1000,
         settings.shadow_timeout_ms / 1000,
+        # Every worker asks the same process.
+        settings.shadow_cpu / settings.workers,
     )
     return Sampling(settings.shadow_sample, settings.shadow_key), bounds
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -75,6 +78,88 @@ def test_each_way_of_failing_has_its_reason(runner: FakeRunner, ledger: dict[Any
 
 def test_more_than_the_queue_holds_is_dropped_not_waited_for() -> None:
     assert rehearse(10, FakeRunner(lambda _: 0.5), queue=4) == {("scored", None): 4, ("dropped", "queue_full"): 6}
+
+
+class Costly(FakeRunner):
+    """A runner that says each of its calls took 20 ms of a processor; ``failing``, it does not say."""
+
+    def __init__(self, *, failing: bool = False) -> None:
+        super().__init__(lambda _: 0.5)
+        self.calls: list[float] = []
+        self.failing = failing
+
+    async def score(self, rows: Sequence[Mapping[str, Any]], end: float = math.inf) -> Scored:
+        self.calls.append(time.monotonic())
+        if self.failing:
+            await asyncio.sleep(0.02)
+            raise ConnectionError
+        return replace(await super().score(rows, end), cpu_s=0.02)
+
+
+def working(runner: Costly, cpu: float, seconds: float, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, list[float]]:
+    """Offer far more than fits for a while, with nothing saved up; return the ledger and when calls began."""
+    monkeypatch.setattr("service.shadow._SAVED_S", 0.0)
+    log = MemoryLog()
+
+    async def run() -> None:
+        actor = Actor("shadow", runner, Breaker(Rules(min_calls=1000)))
+        path = ShadowPath(actor, log, Sampling(), Bounds(queue=8, batch=4, gather_s=0.0, cpu=cpu))
+        end, number = time.monotonic() + seconds, 0
+        while time.monotonic() < end:
+            for _ in range(4):
+                path.offer(Rehearsal(str(number), NOW, {}))
+                number += 1
+            await asyncio.sleep(0.001)
+        await path.close(0)
+
+    asyncio.run(run())
+    begun = runner.calls[0]
+    calls = [call for call in runner.calls if call < begun + seconds - 0.01]
+    return Counter((r["outcome"], r["reason"]) for r in log.records), calls
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_a_costly_shadow_takes_the_processor_it_may_and_says_what_did_not_fit(
+    failing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = Costly(failing=failing)
+
+    ledger, calls = working(runner, 0.2, 0.45, monkeypatch)
+
+    # 20 ms at a fifth of a processor: a call begins every 100 ms.
+    assert min(after - before for before, after in pairwise(calls)) >= 0.09
+    assert ledger[("dropped", "cpu_limit")] > 0
+
+
+def test_without_a_limit_it_takes_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = Costly()
+
+    ledger, calls = working(runner, 0.0, 0.2, monkeypatch)
+
+    assert len(calls) > 20
+    assert ledger[("dropped", "cpu_limit")] == 0
+
+
+def test_what_was_not_used_may_be_used_at_once() -> None:
+    runner, log = Costly(), MemoryLog()
+
+    async def run() -> None:
+        path = ShadowPath(
+            Actor("shadow", runner, Breaker(Rules())), log, Sampling(), Bounds(batch=1, gather_s=0.0, cpu=0.1)
+        )
+        for number in range(6):
+            path.offer(Rehearsal(str(number), NOW, {}))
+        await asyncio.sleep(0.05)
+        assert len(runner.calls) == 6
+        path.offer(Rehearsal("one more", NOW, {}))
+        await asyncio.sleep(0.05)
+        assert len(runner.calls) == 6
+        # Nobody is kept waiting at the end.
+        await path.close(1)
+
+    asyncio.run(run())
+
+    assert [r["outcome"] for r in log.records] == ["scored"] * 7
 
 
 def test_what_cannot_be_scored_before_the_drain_ends_is_dropped_as_shutdown() -> None:
