@@ -225,12 +225,13 @@ class ShadowPath:
         ticket = self._actor.breaker.admit()
         if ticket is None:
             return "circuit_open"
-        start, begun, cpu_s = time.perf_counter(), time.monotonic(), None
+        start, begun = time.perf_counter(), time.monotonic()
         failed, limit = True, self._bounds.timeout_s
         try:
             async with asyncio.timeout(limit):
                 scored = await runner.score([row.vector for row in rows], begun + limit)
-            cpu_s = scored.cpu_s
+            # Calls that fail do not say what they took; too many of them are the breaker's affair.
+            self._spent(begun, scored.cpu_s)
             if len(scored.scores) != len(rows):
                 return "error"
             failed = not any(self._valid(score) for score in scored.scores)
@@ -244,8 +245,6 @@ class ShadowPath:
         finally:
             # Slowness is no fault of a shadow: it is measured, and compared.
             ticket.settle(0.0, failed=failed)
-            # A call that failed does not say what it took: at most all of its time.
-            self._spent(begun, time.monotonic() - begun if cpu_s is None else cpu_s)
         seconds = time.perf_counter() - start
         self._seconds.observe(seconds)
         return scored, seconds

@@ -81,29 +81,30 @@ def test_more_than_the_queue_holds_is_dropped_not_waited_for() -> None:
 
 
 class Costly(FakeRunner):
-    """A runner that says each of its calls took 20 ms of a processor; ``failing``, it does not say."""
+    """A runner that says each of its calls took 20 ms of a processor; ``hung``, its calls end with their time."""
 
-    def __init__(self, *, failing: bool = False) -> None:
+    def __init__(self, *, hung: bool = False) -> None:
         super().__init__(lambda _: 0.5)
         self.calls: list[float] = []
-        self.failing = failing
+        self.hung = hung
 
     async def score(self, rows: Sequence[Mapping[str, Any]], end: float = math.inf) -> Scored:
         self.calls.append(time.monotonic())
-        if self.failing:
-            await asyncio.sleep(0.02)
-            raise ConnectionError
+        if self.hung:
+            await asyncio.sleep(9)
         return replace(await super().score(rows, end), cpu_s=0.02)
 
 
-def working(runner: Costly, cpu: float, seconds: float, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, list[float]]:
+def working(
+    runner: Costly, cpu: float, seconds: float, monkeypatch: pytest.MonkeyPatch, timeout_s: float = 1.0
+) -> tuple[Any, list[float]]:
     """Offer far more than fits for a while, with nothing saved up; return the ledger and when calls began."""
     monkeypatch.setattr("service.shadow._SAVED_S", 0.0)
     log = MemoryLog()
 
     async def run() -> None:
         actor = Actor("shadow", runner, Breaker(Rules(min_calls=1000)))
-        path = ShadowPath(actor, log, Sampling(), Bounds(queue=8, batch=4, gather_s=0.0, cpu=cpu))
+        path = ShadowPath(actor, log, Sampling(), Bounds(8, 4, 0.0, timeout_s, cpu))
         end, number = time.monotonic() + seconds, 0
         while time.monotonic() < end:
             for _ in range(4):
@@ -118,17 +119,21 @@ def working(runner: Costly, cpu: float, seconds: float, monkeypatch: pytest.Monk
     return Counter((r["outcome"], r["reason"]) for r in log.records), calls
 
 
-@pytest.mark.parametrize("failing", [False, True])
-def test_a_costly_shadow_takes_the_processor_it_may_and_says_what_did_not_fit(
-    failing: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    runner = Costly(failing=failing)
-
-    ledger, calls = working(runner, 0.2, 0.45, monkeypatch)
+def test_a_costly_shadow_takes_the_processor_it_may_and_says_what_did_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger, calls = working(Costly(), 0.2, 0.45, monkeypatch)
 
     # 20 ms at a fifth of a processor: a call begins every 100 ms.
     assert min(after - before for before, after in pairwise(calls)) >= 0.09
     assert ledger[("dropped", "cpu_limit")] > 0
+
+
+def test_a_stopped_shadow_took_no_processor_and_is_asked_as_soon_as_it_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = Costly(hung=True)
+
+    ledger, calls = working(runner, 0.001, 0.2, monkeypatch, timeout_s=0.02)
+
+    assert len(calls) >= 3
+    assert ledger[("dropped", "cpu_limit")] == 0
 
 
 def test_without_a_limit_it_takes_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
