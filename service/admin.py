@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable
 from dataclasses import asdict
@@ -40,7 +41,10 @@ def admin_app(gear: Callable[[], Gear]) -> Starlette:
     async def operate(request: Request) -> Response:
         try:
             wanted = _object(await request.body())
-            write_mode(gear().control.path, str(wanted.get("role")), str(wanted.get("mode")))
+            control = gear().control
+            role, mode = str(wanted.get("role")), str(wanted.get("mode"))
+            # Another worker may hold the file's lock: nobody's answer waits for that.
+            await asyncio.to_thread(write_mode, control.path, role, mode, control.modes)
         except BadRequest as error:
             return JSONResponse(refusal(error), error.status)
         gear().control.look()

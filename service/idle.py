@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from service.errors import NotReady
+from service.following import Follower
 from service.roles import SEATS, SLOTS, Role, Seat, read_roles
 
 logger = logging.getLogger("understudy")
-
-_LOOK_S = 0.5
 
 
 def idle_seats(seats: Mapping[Role, Seat], run: Iterable[str]) -> dict[Role, str]:
@@ -34,7 +32,7 @@ def _why(role: Role, seat: Seat, slots: int) -> str:
     return f"{seated}, but this service runs shadows={slots}; set UNDERSTUDY_SHADOWS={needed} and start it again"
 
 
-class IdleSeats:
+class IdleSeats(Follower):
     """Logs a warning for every seat that begins to be idle, looking at ``roles.json`` twice a second."""
 
     def __init__(self, models_dir: Path, run: Iterable[str]) -> None:
@@ -42,18 +40,6 @@ class IdleSeats:
         self._run = tuple(run)
         self._told: dict[Role, str] = {}
         self._stamp: object = None
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        """Look, and begin to follow."""
-        self.look()
-        self._task = asyncio.get_running_loop().create_task(self._follow())
-
-    async def close(self) -> None:
-        """Stop following."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
 
     def look(self) -> None:
         """Tell of what has changed."""
@@ -69,8 +55,3 @@ class IdleSeats:
             if self._told.get(role) != why:
                 logger.warning("%s", why)
         self._told, self._stamp = found, stamp
-
-    async def _follow(self) -> None:
-        while True:
-            await asyncio.sleep(_LOOK_S)
-            self.look()

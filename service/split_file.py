@@ -6,7 +6,6 @@ the split moves: a kill in between leaves a line whose revision split.json never
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from service.errors import NotReady, UnderstudyError
+from service.following import Follower
 from service.journal import append_line, mover, replace_text
 from service.roles import locked, read_roles
 from service.split import Split
@@ -24,7 +24,6 @@ logger = logging.getLogger("understudy")
 
 FILE = "split.json"
 HISTORY = "split.history.jsonl"
-_LOOK_S = 0.5
 
 
 class SplitMoved(UnderstudyError):
@@ -136,7 +135,7 @@ def read_split_history(models_dir: Path) -> list[SplitMove]:
     return [move for move in map(_parsed, lines) if move is not None]
 
 
-class SplitFollower:
+class SplitFollower(Follower):
     """Knows the split that runs right now, looking twice a second at its file and at the roles.
 
     A file that is gone ends the split; one that cannot be read changes nothing. A split whose models no longer play
@@ -150,18 +149,7 @@ class SplitFollower:
         self.current: Split | None = None
         self._models_dir = models_dir
         self._stamp: object = object()
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        """Begin to follow."""
-        self.look()
-        self._task = asyncio.get_running_loop().create_task(self._follow())
-
-    async def close(self) -> None:
-        """Stop following."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        self._problem = ""
 
     def look(self) -> None:
         """Take in what has changed."""
@@ -171,19 +159,15 @@ class SplitFollower:
         try:
             split = running(self._models_dir)
         except NotReady as error:
-            logger.warning("%s; the split stays as it was", error)
+            if str(error) != self._problem:
+                logger.warning("%s; the split stays as it was", error)
+            self._problem = str(error)
         else:
             if split != self.current:
                 logger.warning(
                     "split: %s", f"{split.name}, {split.share:.0%} to {split.slot}" if split else "none runs any more"
                 )
-            self.current = split
-        self._stamp = stamp
-
-    async def _follow(self) -> None:
-        while True:
-            await asyncio.sleep(_LOOK_S)
-            self.look()
+            self.current, self._stamp, self._problem = split, stamp, ""
 
 
 def running(models_dir: Path) -> Split | None:

@@ -20,6 +20,7 @@ from service.cast import Actor, Cast
 from service.control import Control, read_modes, write_mode
 from service.errors import BadRequest, NotReady
 from service.fakes import FakeRunner
+from service.following import Follower
 from service.roles import ROLES
 from service.rundir import share_run_dir, socket_of
 from service.settings import ROOT
@@ -69,17 +70,92 @@ def test_it_is_followed_while_the_service_runs(tmp_path: Path) -> None:
     assert asyncio.run(run()) == "forced_open"
 
 
-def test_a_file_that_is_gone_or_damaged_leaves_the_breakers_to_themselves(tmp_path: Path) -> None:
-    path = tmp_path / "breakers.json"
-    worker = Control(path, cast())
-    write_mode(path, "primary", "forced_open")
+def followed(tmp_path: Path) -> Control:
+    """Two breakers by an operator's hand, followed by a worker."""
+    worker = Control(tmp_path / "b.json", cast())
+    write_mode(worker.path, "primary", "forced_open")
+    write_mode(worker.path, "shadow", "disabled")
+    worker.look()
+    return worker
+
+
+def states(worker: Control) -> list[str]:
+    """Of primary, fallback and shadow."""
+    return [actor.breaker.state for actor in worker._cast]
+
+
+def test_a_file_that_is_gone_leaves_the_breakers_to_themselves(tmp_path: Path) -> None:
+    worker = followed(tmp_path)
+
+    worker.path.unlink()
     worker.look()
 
-    path.write_text("[1")
+    assert states(worker) == ["closed"] * 3
+
+
+def test_a_file_that_cannot_be_read_changes_nothing_and_is_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker = followed(tmp_path)
+
+    caplog.clear()
+    worker.path.write_text("[1")
+    for _ in range(3):
+        worker.look()
+
+    assert states(worker) == ["forced_open", "closed", "disabled"]
+    assert len(caplog.messages) == 1
+    with pytest.raises(NotReady, match="set a mode anew, or remove it"):
+        read_modes(worker.path)
+
+
+def test_a_file_is_read_again_when_it_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = followed(tmp_path)
+    write_mode(worker.path, "primary", "auto")
+
+    def busy(_: Path) -> str:
+        raise PermissionError
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "read_text", busy)
+        worker.look()
+    before = states(worker)
     worker.look()
 
-    assert worker._cast.primary.breaker.state == "closed"
-    assert read_modes(path) == {}
+    assert before == ["forced_open", "closed", "disabled"]
+    assert states(worker) == ["closed", "closed", "disabled"]
+
+
+def test_a_mode_set_over_a_damaged_file_keeps_the_others(tmp_path: Path) -> None:
+    worker = followed(tmp_path)
+    worker.path.write_text("{")
+    gear: Any = SimpleNamespace(cast=worker._cast, control=worker)
+
+    (answer,) = asked(gear, ("/breakers", b'{"role": "fallback", "mode": "disabled"}'))
+
+    assert answer.status_code == 200
+    assert states(worker) == ["forced_open", "disabled", "disabled"]
+    assert read_modes(worker.path) == {"primary": "forced_open", "fallback": "disabled", "shadow": "disabled"}
+
+
+def test_a_look_that_fails_is_not_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.following._LOOK_S", 0.01)
+    looked: list[int] = []
+
+    class Clumsy(Follower):
+        def look(self) -> None:
+            looked.append(1)
+            if len(looked) == 2:
+                raise RuntimeError
+
+    async def run() -> None:
+        clumsy = Clumsy()
+        clumsy.start()
+        while len(looked) < 4:
+            await asyncio.sleep(0.005)
+        await clumsy.close()
+
+    asyncio.run(asyncio.wait_for(run(), 10))
 
 
 @pytest.mark.parametrize(("role", "mode", "named"), [("prima", "auto", "role"), ("primary", "openn", "mode")])
@@ -94,7 +170,11 @@ def test_a_typing_error_is_told(tmp_path: Path, role: str, mode: str, named: str
 def admin(tmp_path: Path, *calls: tuple[str, bytes]) -> list[httpx.Response]:
     """Ask the admin routes of a small gear: a path, and a body to POST or nothing to GET."""
     players = cast()
-    gear: Any = SimpleNamespace(cast=players, control=Control(tmp_path / "b.json", players))
+    return asked(SimpleNamespace(cast=players, control=Control(tmp_path / "b.json", players)), *calls)
+
+
+def asked(gear: Any, *calls: tuple[str, bytes]) -> list[httpx.Response]:
+    """The same of a given gear."""
 
     async def run() -> list[httpx.Response]:
         transport = httpx.ASGITransport(admin_app(lambda: gear))
