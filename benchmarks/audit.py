@@ -140,7 +140,8 @@ def _wrong(lines: Mapping[str, Line], models: Mapping[str, PackagedModel]) -> li
     found = []
     for digest, names in by_model.items():
         model = models.get(str(digest))
-        scores = model.score([lines[n].record["vector"] for n in names]) if model else [math.nan] * len(names)
+        # One by one: a broken model may give one score for however many rows.
+        scores = [model.score([lines[n].record["vector"]])[0] for n in names] if model else [math.nan] * len(names)
         found += [n for n, s in zip(names, scores, strict=True) if not math.isclose(s, lines[n].record["prediction"])]
     return found
 
