@@ -66,6 +66,12 @@ class Batcher(Generic[Item, Result]):
                 for (_, future), result in zip(batch, results, strict=True):
                     if not future.done():
                         future.set_result(result)
+        except asyncio.CancelledError:
+            # Its callers were not cancelled: they get an error, and may ask somebody else.
+            for _, future in batch:
+                if not future.done():
+                    future.set_exception(ConnectionError("the call was cancelled"))
+            raise
         except Exception as error:  # every waiting caller must hear of it, whatever it is
             for _, future in batch:
                 if not future.done():

@@ -134,6 +134,11 @@ def _seconds(span: timedelta) -> float:
     return span.total_seconds()
 
 
+def shown(limit: float) -> str:
+    """A limit as whoever wrote it would: ``6000``, ``0.125``, ``1234567``."""
+    return f"{limit:.15g}"
+
+
 def duration(text: str, where: str = "duration") -> timedelta:
     """Parse ``90m``, ``36h``, ``60d`` or ``15s``.
 

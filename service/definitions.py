@@ -32,6 +32,7 @@ from typing import Any
 from feast import Entity, FeatureService, FeatureView, OnDemandFeatureView
 from feast import Field as FeastField
 from feast.types import Int64, String
+from pydantic import BaseModel
 
 from service.contract import Contract, Dtype, FieldSpec, OnDemand, ViewSpec, duration
 from service.errors import ContractError
@@ -97,9 +98,13 @@ def _contract(
         msg = f"feature service {service.name}: {', '.join(stamps)} cannot be a model input; derive a number from it"
         raise ContractError(msg)
     tags = service.tags
+    for name in sorted(inputs):
+        _usable(name)
     key_features = _named(tags.get("key_features", ""), entities)
     keys = {e.join_key: e for e in key_features}
     keys.update({entities[name].join_key: entities[name] for v in used_views.values() for name in v.entities})
+    for name in keys:
+        _usable(name)
     return Contract(
         name=service.name,
         keys=tuple(_key(entity) for entity in keys.values()),
@@ -111,6 +116,13 @@ def _contract(
         positive=tags.get("positive", ""),
         slices=_split(tags.get("slices", "")),
     )
+
+
+def _usable(name: str) -> None:
+    """Refuse what no field of a request can be called: a request's own id, and what pydantic (2) keeps for itself."""
+    if name == "request_id" or name.startswith("_") or (name.startswith("model_") and hasattr(BaseModel, name)):
+        msg = f"field {name}: a request's field cannot be called that; give it another name"
+        raise ContractError(msg)
 
 
 def _named(names: str, entities: Mapping[str, Entity]) -> list[Entity]:

@@ -5,6 +5,7 @@ The request's shape is made from the contract: join keys and request inputs, fla
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -15,7 +16,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from service.clock import Clock, as_utc
-from service.contract import Contract, FieldSpec
+from service.contract import Contract, FieldSpec, shown
 from service.errors import BadRequest, problem
 
 RequestId = Annotated[
@@ -55,7 +56,10 @@ def request_model(contract: Contract) -> type[BaseModel]:
     fields: dict[str, Any] = {spec.name: _field(spec) for spec in contract.request_fields}
     fields["request_id"] = (RequestId | None, None)
     config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
-    return create_model("PredictRequest", __config__=config, **fields)
+    with warnings.catch_warnings():
+        # Nothing is asked of a parsed request but its fields: one may be called `copy`.
+        warnings.filterwarnings("ignore", "Field name .* shadows an attribute", UserWarning)
+        return create_model("PredictRequest", __config__=config, **fields)
 
 
 def _field(spec: FieldSpec) -> tuple[Any, FieldInfo]:
@@ -145,9 +149,9 @@ def expected(spec: FieldSpec) -> str:
         return f"one of {', '.join(spec.allowed)}"
     text = _NOUNS[spec.dtype]
     if spec.minimum is not None:
-        text += f" from {spec.minimum:g}"
+        text += f" from {shown(spec.minimum)}"
     if spec.maximum is not None:
-        text += f" to {spec.maximum:g}" if spec.minimum is not None else f" up to {spec.maximum:g}"
+        text += f" to {shown(spec.maximum)}" if spec.minimum is not None else f" up to {shown(spec.maximum)}"
     return text + (" or null" if spec.nullable else "")
 
 

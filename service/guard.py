@@ -6,8 +6,10 @@ path written in an unusual way, is not open by accident.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -27,8 +29,9 @@ Header = tuple[bytes, bytes]
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _COUNTED = {"/predict": "predict", "/predict_batch": "predict_batch", "/labels": "labels"}
 # Many clients send the whole body before they read the answer, and see a reset connection instead of it when
-# nobody takes the body. This much is taken and thrown away for them.
+# nobody takes the body. This much is taken and thrown away for them, for so long.
 _DRAINED = 64 * 2**20
+_DRAIN_S = 10.0
 _SNIFF: Header = (b"x-content-type-options", b"nosniff")
 _STORE: Header = (b"cache-control", b"no-store")
 # BentoML's page (1.4.39) needs its own scripts and inline styles; the tracker it carries as well is kept from running.
@@ -94,7 +97,9 @@ class Guard:
         except BadRequest as error:
             self._refused(_COUNTED.get(scope["path"], "other"), error.status)
             if not any(name == b"expect" for name, _ in scope["headers"]):
-                await _drain(receive, self._limit + _DRAINED)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_DRAIN_S):
+                        await _drain(receive, self._limit + _DRAINED)
             await _answer(error, send)
             return
         extra = [_SNIFF] if scope["method"] in _READING and "/admin" not in scope["path"] else [_SNIFF, _STORE]

@@ -17,6 +17,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -148,11 +150,17 @@ def save_package(
     target = root / "packages" / digest[:16]
     if target.exists():
         return digest, target
-    staging = target.with_name(f".{target.name}.partial")
-    staging.mkdir(parents=True, exist_ok=True)
+    # A name of its own: two trainings may make the same package at once.
+    staging = target.with_name(f".{target.name}.{os.getpid()}-{os.urandom(3).hex()}.partial")
+    staging.mkdir(parents=True)
     for name, data in {**contents, "manifest.json": manifest}.items():
         (staging / name).write_bytes(data)
-    staging.rename(target)
+    try:
+        staging.rename(target)
+    except OSError:
+        if not target.exists():
+            raise
+        shutil.rmtree(staging, ignore_errors=True)
     return digest, target
 
 

@@ -10,6 +10,7 @@ a reader can say exactly how many there were (``monitoring/ledger.py``).
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import time
 from collections.abc import Mapping
@@ -19,6 +20,8 @@ from typing import Any, Protocol
 import orjson
 
 from service.clock import WallClock
+
+logger = logging.getLogger("understudy")
 
 _OPTIONS = orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z | orjson.OPT_SERIALIZE_NUMPY
 # A dead disk is not asked by every request.
@@ -107,9 +110,17 @@ class SegmentLog:
             path = self._folder / f"{self._stem}-{self._number:05d}.jsonl"
             self._number += 1
             self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o640)
-            fcntl.flock(self._file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            self._lock(self._file)
             self._size = 0
         return self._file
+
+    def _lock(self, file: int) -> None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError as error:
+            # Some network file systems know no locks. What cannot be locked is not deleted either, see retention.py.
+            if self._number == 1:
+                logger.warning("segments in %s cannot be locked (%s): they are kept for ever", self._folder, error)
 
     def _cut(self, file: int) -> None:
         try:

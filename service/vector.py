@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from service.contract import Contract, FieldSpec, OnDemand, Policy, ViewSpec
+from service.contract import Contract, FieldSpec, OnDemand, Policy, ViewSpec, shown
 from service.features import Stored
 
 Kind = Literal["missing", "null", "stale", "range", "type", "category"]
@@ -138,9 +138,9 @@ def check_value(spec: FieldSpec, value: Any) -> tuple[Kind, str] | None:
     if spec.allowed and value not in spec.allowed:
         return "category", f"{name}={value!r} is not one of {', '.join(spec.allowed)}"
     if spec.minimum is not None and value < spec.minimum:
-        return "range", f"{name}={value} is below {spec.minimum:g}"
+        return "range", f"{name}={value} is below {shown(spec.minimum)}"
     if spec.maximum is not None and value > spec.maximum:
-        return "range", f"{name}={value} is above {spec.maximum:g}"
+        return "range", f"{name}={value} is above {shown(spec.maximum)}"
     return None
 
 

@@ -119,3 +119,22 @@ def test_a_call_that_is_cut_short_frees_its_place() -> None:
                 await batcher.submit(1)
 
     asyncio.run(asyncio.wait_for(run(), 5))
+
+
+def test_a_call_that_somebody_cancels_is_an_error_to_those_who_wait_and_frees_its_place() -> None:
+    calls = 0
+
+    async def cancelled_once(items: Sequence[int]) -> list[int]:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise asyncio.CancelledError
+        return list(items)
+
+    async def run() -> int:
+        batcher = Batcher(cancelled_once, max_size=10)
+        with pytest.raises(ConnectionError, match="was cancelled"):
+            await batcher.submit(1)
+        return await batcher.submit(2)
+
+    assert asyncio.run(asyncio.wait_for(run(), 5)) == 2

@@ -12,7 +12,7 @@ from feast.types import Float64, Int64, String, UnixTimestamp
 from pydantic import ValidationError
 
 from feature_repo import features as definitions
-from service.contract import Contract, duration
+from service.contract import Contract, duration, shown
 from service.definitions import contracts
 from service.door import request_model
 from service.errors import ContractError
@@ -46,6 +46,19 @@ def shop(*, tags: dict[str, str] | None = None, view_tags: dict[str, str] | None
 
     service = FeatureService(name="primary", features=[spending, ratio], tags={"slices": "user_id"})
     return {"user": user, "spending": spending, "ratio": ratio, "service": service}
+
+
+def keyed_by(name: str) -> dict[str, Any]:
+    """Definitions whose only join key has this name."""
+    entity = Entity(name="thing", join_keys=[name], value_type=ValueType.STRING)
+    view = FeatureView(
+        name="seen",
+        entities=[entity],
+        ttl=timedelta(days=1),
+        schema=[Field(name=name, dtype=String), Field(name="count", dtype=Float64)],
+        source=FileSource(path="x.parquet", timestamp_field="event_timestamp"),
+    )
+    return {"thing": entity, "seen": view, "service": FeatureService(name="primary", features=[view])}
 
 
 def shop_contract(**changes: Any) -> Contract:
@@ -142,3 +155,25 @@ def test_a_number_without_limits_must_still_be_finite(value: str) -> None:
 @pytest.mark.parametrize(("text", "value"), [("90m", 5400), ("36h", 129600), ("60d", 5184000), ("15s", 15)])
 def test_durations_are_read(text: str, value: int) -> None:
     assert duration(text) == timedelta(seconds=value)
+
+
+@pytest.mark.parametrize("name", ["request_id", "_x", "model_dump", "model_config"])
+def test_a_request_field_that_cannot_be_called_that_is_refused(name: str) -> None:
+    with pytest.raises(ContractError, match=f"field {name}: a request's field cannot be called that"):
+        contracts(keyed_by(name))
+
+
+@pytest.mark.parametrize("name", ["copy", "json", "schema", "model_year", "class", "self"])
+def test_a_request_field_may_be_called_like_a_method_of_the_library(name: str) -> None:
+    model = request_model(contracts(keyed_by(name))["primary"])
+
+    assert model.model_validate_json(f'{{"{name}": "x"}}').__dict__[name] == "x"
+    assert name in model.model_json_schema()["properties"]
+
+
+@pytest.mark.parametrize(
+    ("limit", "text"),
+    [(6000.0, "6000"), (1234567.0, "1234567"), (0.1234567, "0.1234567"), (-0.5, "-0.5"), (1e20, "1e+20")],
+)
+def test_a_limit_is_shown_as_it_was_written(limit: float, text: str) -> None:
+    assert shown(limit) == text

@@ -347,3 +347,21 @@ def test_a_caller_that_sends_all_before_it_reads_still_gets_its_answer(
 
     assert first.startswith(b"HTTP/1.1 " + status)
     assert b"HTTP/1.1 200" in second
+
+
+def test_a_refused_caller_that_never_ends_its_body_is_answered_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.guard._DRAIN_S", 0.05)
+    house = House(predict=PREDICT)
+    said: list[Message] = []
+
+    async def send(message: Message) -> None:
+        said.append(message)
+
+    async def receive() -> Message:
+        await asyncio.sleep(0.01)
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    scope = {"type": "http", "method": "POST", "path": "/predict", "headers": []}
+    asyncio.run(asyncio.wait_for(house.guard(scope, receive, send), 10))
+
+    assert said[0]["status"] == 401

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import math
 import os
 import pickle
@@ -228,3 +229,21 @@ def test_categories_keep_the_training_order_and_unseen_ones_are_missing() -> Non
     assert matrix[:, 1].tolist()[:2] == [1.0, 0.0]
     assert math.isnan(matrix[2, 1])
     assert [math.isnan(v) for v in matrix[:, 0]] == [False, True, True]
+
+
+def test_two_trainings_that_make_the_same_package_at_once_both_have_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_in(tmp_path)
+    rename = Path.rename
+
+    def overtaken(self: Path, target: Path) -> Path:
+        monkeypatch.setattr(Path, "rename", rename)
+        shutil.copytree(self, target)
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", overtaken)
+    one = seat_model(settings, "primary", seed=5)
+
+    assert load_package(settings.models_dir / one.package, "1", one.digest).digest == one.digest
+    assert [p.name for p in (settings.models_dir / "packages").iterdir()] == [one.digest[:16]]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import resource
 import shutil
@@ -11,7 +13,11 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
+from service.clock import WallClock
 from service.prediction_log import _RETRY_S, SegmentLog
+from service.retention import Keep, sweep
 
 RETRY_S = _RETRY_S + 0.05
 
@@ -169,3 +175,23 @@ def test_a_dead_disk_is_not_asked_by_every_record(tmp_path: Path) -> None:
     assert not at_once
     assert log.append({"i": 2})
     assert numbered(blocked) == [{"i": 2, "seq": 3}]
+
+
+def test_where_nothing_can_be_locked_all_is_kept_in_one_segment_and_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def unlockable(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", unlockable)
+    log = SegmentLog(tmp_path, 1000)
+
+    kept = [log.append({"i": i}) for i in range(30)]
+    log.close()
+
+    assert all(kept)
+    assert len(lines(tmp_path)) == 30
+    assert len(list(tmp_path.iterdir())) == 1
+    assert [m for m in caplog.messages if "cannot be locked" in m] == caplog.messages
+    assert len(caplog.messages) == 1
+    assert sweep(tmp_path, Keep(most_bytes=1), WallClock()) == []
