@@ -28,7 +28,8 @@ from service.online_store import Found, Row, micros, moment
 
 # KEYS: the row's hash. ARGV: timestamp field, seconds and nanoseconds of the new row; created field, microseconds when
 # the new row was created; seconds to live (0: for ever); then fields and values. The stored timestamp is a protobuf
-# message: field 1 seconds, field 2 nanoseconds, both varints.
+# message: field 1 seconds, field 2 nanoseconds, both varints; a negative one has ten bytes, and what it lacks to -1 is
+# summed because a Lua number has 53 bits.
 _WRITE_IF_NEWER = """
 local stored = redis.call('HGET', KEYS[1], ARGV[1])
 local new_s, new_n, new_c = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[5])
@@ -36,15 +37,16 @@ if stored then
   local at, seconds, nanos = 1, 0, 0
   while at <= #stored do
     local tag = string.byte(stored, at)
-    local value, scale, byte = 0, 1, 128
+    local value, rest, scale, byte = 0, 0, 1, 128
     at = at + 1
     while byte >= 128 do
       byte = string.byte(stored, at)
       value = value + (byte % 128) * scale
+      if scale < 2^63 then rest = rest + (127 - byte % 128) * scale end
       scale = scale * 128
       at = at + 1
     end
-    if value >= 2^63 then value = value - 2^64 end
+    if scale > 2^63 then value = -1 - rest end
     if tag == 8 then seconds = value else nanos = value end
   end
   if seconds > new_s or (seconds == new_s and nanos > new_n) then return 0 end

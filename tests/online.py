@@ -108,6 +108,16 @@ class OnlineStoreTests:
         (stored,) = lookup_in(settings).read([parsed_request(origin="JFK")])
         assert stored.values["origin_traffic"]["origin_dep_delay_3h"] == 2.0
 
+    def test_of_rows_of_before_1970_the_newer_wins(self, settings: Settings, store: FeatureStore) -> None:
+        landing = datetime(1969, 7, 20, 20, 17, 40, 500_000, tzinfo=UTC)
+        for value, seconds in ((1.0, 0.0), (2.0, 3.0), (3.0, -3.0), (4.0, 2.9)):
+            row = traffic(value, landing + timedelta(seconds=seconds), origin="JFK")
+            store.write_to_online_store("origin_traffic", row)
+
+        (stored,) = lookup_in(settings).read([parsed_request(origin="JFK")])
+        assert stored.values["origin_traffic"]["origin_dep_delay_3h"] == 2.0
+        assert stored.event_times["origin_traffic"] == landing + timedelta(seconds=3)
+
     def test_nothing_is_left_after_a_teardown(self, settings: Settings, store: FeatureStore) -> None:
         store.teardown()
         store_rows(settings, {})

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import math
 import os
 import pickle
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
