@@ -90,8 +90,10 @@ def make_bundle(folder: Path, **more: Any) -> Bundle:
     return Bundle(settings, primary_contract())
 
 
-def seat_model(settings: Settings, role: Role, *, seed: int, estimator: str = "lightgbm") -> Seat:
-    """Train a toy model on noise, package it and seat it."""
+def seat_model(
+    settings: Settings, role: Role, *, seed: int, estimator: str = "lightgbm", record: Mapping[str, Any] | None = None
+) -> Seat:
+    """Train a toy model on noise, package it and seat it; ``record`` is added to its package's record."""
     contract = contracts(definitions)["request_only" if role == "fallback" else "primary"]
     rng = np.random.default_rng(seed)
     x, y = rng.random((300, len(contract.features))), rng.integers(0, 2, 300)
@@ -100,7 +102,7 @@ def seat_model(settings: Settings, role: Role, *, seed: int, estimator: str = "l
         trained.format, contract.name, contract.digest, contract.features, CATEGORIES, "probability", float(y.mean())
     )
     digest, path = save_package(
-        settings.models_dir, trained.content, signature, {}, {"seed": seed}, contract.record(), SAMPLE
+        settings.models_dir, trained.content, signature, {}, {"seed": seed, **(record or {})}, contract.record(), SAMPLE
     )
     seat = Seat(str(seed), digest, str(path.relative_to(settings.models_dir)))
     move_roles(settings.models_dir, read_roles(settings.models_dir).revision, {role: seat})

@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Iterator
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -130,11 +131,9 @@ def test_a_running_service_keeps_a_file_of_labels_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = make_bundle(tmp_path)
-    for name, value in (
-        ("STATE_DIR", bundle.settings.state_dir), ("MODELS_DIR", bundle.settings.models_dir), ("BATCH_LIMIT", 8),
-        ("CLOCK", (NOW + pd.Timedelta(days=3)).isoformat()),
-    ):  # fmt: skip
-        monkeypatch.setenv(f"UNDERSTUDY_{name}", str(value))
+    later = (NOW + timedelta(days=3)).isoformat()
+    own = bundle.settings.model_copy(update={"batch_limit": 8, "clock": later})
+    monkeypatch.setattr(labels_job, "settings", lambda: own)
     with served(bundle, tmp_path, UNDERSTUDY_BATCH_LIMIT="8") as service:
         ids = [service.post("/predict", REQUEST)[1]["request_id"] for _ in range(20)]
         file = tmp_path / "labels.csv"
