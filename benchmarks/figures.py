@@ -84,9 +84,12 @@ def with_and_without(name: str, runs: Mapping[str, Sequence[Run]], suffix: str =
     return {f"{name}_{key}_ratio{suffix}": ratio(runs[name], runs["off"], key) for key in ("p50", "p99")}
 
 
-def stage_p99s(run: Run) -> dict[str, float]:
-    """The 99th percentile of each stage that was measured, in milliseconds."""
-    return {ours: run["stages"][name]["p99"] for name, ours in STAGES.items() if name in run["stages"]}
+def stage_p99s(runs: Sequence[Run]) -> dict[str, float]:
+    """The 99th percentile of each stage that was measured, in milliseconds: median over the runs."""
+    found = {
+        ours: [run["stages"][name]["p99"] for run in runs if name in run["stages"]] for name, ours in STAGES.items()
+    }
+    return {stage: round(float(statistics.median(each)), 3) for stage, each in found.items() if each}
 
 
 def faults(result: Mapping[str, Any]) -> list[str]:

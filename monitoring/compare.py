@@ -31,6 +31,7 @@ from monitoring.pairing import Paired
 from monitoring.performance import blocks_of, conditions, performance
 from monitoring.plan import Plan
 from monitoring.quality import LabelCoverage
+from monitoring.redacted import removed
 from monitoring.sequential import interval
 from monitoring.statistics import Floats, ks, psi, rank_correlation, wasserstein
 from monitoring.units import mean_units
@@ -144,6 +145,7 @@ def _evidence(campaign: Campaign, paired: Paired, skew: ClockSkew, contract: Con
         freshness=by_freshness(frame, scored, horizon, options.plan),
         clock=skew,
         slot=paired.slot,
+        redacted=_redacted(frame, contract),
     )
 
 
@@ -151,6 +153,11 @@ def slice_columns(contract: Contract) -> tuple[str, ...]:
     """Columns of the paired frame the contract's slices are found in."""
     vector = set(contract.features)
     return tuple(f"vector.{name}" if name in vector else f"request.{name}" for name in contract.slices)
+
+
+def _redacted(frame: pd.DataFrame, contract: Contract) -> dict[str, int]:
+    gone = removed(frame)
+    return {name: int(gone[name].sum()) for name in contract.slices if name in gone}
 
 
 def _now(frame: pd.DataFrame, now: datetime | None) -> pd.Timestamp:

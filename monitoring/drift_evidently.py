@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from monitoring.drift_report import _evidently, _run
+from monitoring.drift_report import load_evidently, run_report
 from monitoring.drift_yardstick import SCORE, Yardstick
 from monitoring.report import write
 
@@ -36,7 +36,7 @@ def write_evidently(yardstick: Yardstick, rows: pd.DataFrame, out: Path) -> tupl
         for name in (PAGE, DATA):
             (out / name).unlink(missing_ok=True)
         return (f"no Evidently report: {len(current)} requests, needs {_LEAST_ROWS}",)
-    evidently = _evidently()
+    evidently = load_evidently()
     from evidently.presets import DataDriftPreset
 
     definition = evidently.DataDefinition(numerical_columns=numbers, categorical_columns=categories)
@@ -44,7 +44,7 @@ def write_evidently(yardstick: Yardstick, rows: pd.DataFrame, out: Path) -> tupl
         evidently.Dataset.from_pandas(_plain(side, numbers, categories), data_definition=definition) for side in sides
     )
     preset = DataDriftPreset(num_method="ks", cat_method="chisquare", num_threshold=ALPHA, cat_threshold=ALPHA)
-    snapshot = _run([preset], now, reference)
+    snapshot = run_report([preset], now, reference)
     snapshot.save_html(str(out / PAGE))
     write(out / DATA, snapshot.json() + "\n")
     return tuple(

@@ -13,7 +13,7 @@ from monitoring.degradation import LOW_CONFIDENCE, average_limit, mean_law, sigm
 from monitoring.drift_store import ColumnResult, Window
 from monitoring.drift_yardstick import Scores
 from monitoring.importance import LIMIT as LEAST_AGREEMENT
-from monitoring.plots import _COLOURS, _dates, _draw, _finish
+from monitoring.plots import COLOURS, date_axis, draw, finish
 
 _CELL, _ROW, _LEFT, _TOP = 7, 15, 168, 18
 
@@ -125,15 +125,15 @@ def _mean(judged: Sequence[Window], scores: Scores | None) -> str:
             bounds = law.centre + law.spread * sigma_limit(law) * np.array([-1, 1])
             inner = law.centre + law.spread * average_limit(law) * np.array([-1, 1])
             for low, high in (1 / (1 + np.exp(-bounds)), 1 / (1 + np.exp(-inner))):
-                axes.axhspan(low, high, color=_COLOURS["good"], alpha=0.1, linewidth=0)
-        axes.plot(at, values, color=_COLOURS["primary"], linewidth=1.3)
+                axes.axhspan(low, high, color=COLOURS["good"], alpha=0.1, linewidth=0)
+        axes.plot(at, values, color=COLOURS["primary"], linewidth=1.3)
         off = [i for i, w in enumerate(w for w in judged if w.mean is not None) if _is_shift(w)]
-        axes.plot([at[i] for i in off], values[off], "o", color=_COLOURS["bad"], markersize=4)
-        _finish(axes, x="", y="mean prediction")
+        axes.plot([at[i] for i in off], values[off], "o", color=COLOURS["bad"], markersize=4)
+        finish(axes, x="", y="mean prediction")
         axes.set_ylim(bottom=0)
-        _dates(axes)
+        date_axis(axes)
 
-    return _draw("mean", paint, "Mean prediction per window") if len(at) > 1 else ""
+    return draw("mean", paint, "Mean prediction per window") if len(at) > 1 else ""
 
 
 def _distribution(judged: Sequence[Window]) -> str:
@@ -148,13 +148,13 @@ def _distribution(judged: Sequence[Window]) -> str:
             q: np.array([np.interp(q, [0, *row], edges) for row in total]) for q in (0.05, 0.25, 0.5, 0.75, 0.95)
         }
         for low, high, alpha in ((0.05, 0.95, 0.15), (0.25, 0.75, 0.3)):
-            axes.fill_between(at, quantiles[low], quantiles[high], color=_COLOURS["primary"], alpha=alpha, linewidth=0)
-        axes.plot(at, quantiles[0.5], color=_COLOURS["primary"], linewidth=1.3)
+            axes.fill_between(at, quantiles[low], quantiles[high], color=COLOURS["primary"], alpha=alpha, linewidth=0)
+        axes.plot(at, quantiles[0.5], color=COLOURS["primary"], linewidth=1.3)
         axes.set_ylim(0, 1)
-        _finish(axes, x="", y="prediction: 5, 25, 50, 75, 95 %")
-        _dates(axes)
+        finish(axes, x="", y="prediction: 5, 25, 50, 75, 95 %")
+        date_axis(axes)
 
-    return _draw("distribution", paint, "Distribution of predictions per window") if len(shown) > 1 else ""
+    return draw("distribution", paint, "Distribution of predictions per window") if len(shown) > 1 else ""
 
 
 def _line(judged: Sequence[Window], values: Sequence[float | None], name: str, label: str, limit: float | None) -> str:
@@ -162,15 +162,15 @@ def _line(judged: Sequence[Window], values: Sequence[float | None], name: str, l
     known = [value for value in values if value is not None]
 
     def paint(axes: Any) -> None:
-        axes.plot(at, known, color=_COLOURS["primary"], linewidth=1.3, marker="o" if len(at) < 30 else "", markersize=3)
+        axes.plot(at, known, color=COLOURS["primary"], linewidth=1.3, marker="o" if len(at) < 30 else "", markersize=3)
         if limit is not None:
-            axes.axhline(limit, color=_COLOURS["bad"], linewidth=1, linestyle=(0, (4, 3)))
-        _finish(axes, x="", y=label)
+            axes.axhline(limit, color=COLOURS["bad"], linewidth=1, linestyle=(0, (4, 3)))
+        finish(axes, x="", y=label)
         if name not in ("importance", "domain", "business"):
             axes.set_ylim(bottom=0)
-        _dates(axes)
+        date_axis(axes)
 
-    return _draw(name, paint, label, 2.1) if len(at) > 1 else ""
+    return draw(name, paint, label, 2.1) if len(at) > 1 else ""
 
 
 def _is_shift(window: Window) -> bool:

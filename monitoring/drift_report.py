@@ -109,7 +109,7 @@ def split_halves(both: pd.DataFrame, contract: Contract) -> Halves | None:
 
 
 def _drift(halves: Halves) -> Any:
-    evidently = _evidently()
+    evidently = load_evidently()
     definition = evidently.DataDefinition(
         numerical_columns=list(halves.numbers), categorical_columns=list(halves.categories)
     )
@@ -122,11 +122,11 @@ def _drift(halves: Halves) -> Any:
     # Effect sizes, not p-values: with thousands of rows KS finds shifts too small to matter, and evidently 0.7's
     # chi-square takes the reference for the exact truth.
     preset = DataDriftPreset(num_method="wasserstein", cat_method="jensenshannon")
-    return _run([preset], current, reference, tests=True)
+    return run_report([preset], current, reference, tests=True)
 
 
 def _quality(labelled: pd.DataFrame) -> Any:
-    evidently = _evidently()
+    evidently = load_evidently()
     definition = evidently.DataDefinition(
         classification=[evidently.BinaryClassification(target="label", prediction_probas="score", pos_label=1)],
         numerical_columns=["score"],
@@ -140,10 +140,10 @@ def _quality(labelled: pd.DataFrame) -> Any:
     )
     from evidently.presets import ClassificationPreset
 
-    return _run([ClassificationPreset()], current, reference)
+    return run_report([ClassificationPreset()], current, reference)
 
 
-def _evidently() -> Any:
+def load_evidently() -> Any:
     """Import Evidently (5 s) with its telemetry off."""
     os.environ["DO_NOT_TRACK"] = "1"
     with warnings.catch_warnings():
@@ -153,10 +153,11 @@ def _evidently() -> Any:
     return evidently
 
 
-def _run(metrics: list[Any], current: Any, reference: Any, *, tests: bool = False) -> Any:
+def run_report(metrics: list[Any], current: Any, reference: Any, *, tests: bool = False) -> Any:
+    """Run Evidently over two data sets, with its tests or without."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # scipy's remarks on constant columns
-        return _evidently().Report(metrics, include_tests=tests).run(current, reference)
+        return load_evidently().Report(metrics, include_tests=tests).run(current, reference)
 
 
 def _thinned(rows: pd.DataFrame) -> pd.DataFrame:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -233,6 +234,7 @@ class Evidence:
         noise: the primary against itself; None where it was not asked twice.
         freshness: the results by what the vectors were like: fresh, stale, fallback.
         clock: what the logs date into the future.
+        redacted: by declared slice, predictions whose value of it the log does not hold.
         rehearsal: how the shadow's scores came from the log; None when it answered beside live requests.
         slot: where the shadow rehearses.
         standing: what the campaign's record adds; None where none is kept.
@@ -270,6 +272,7 @@ class Evidence:
     rehearsal: Rehearsal | None = None
     slot: str = FIRST
     standing: Standing | None = None
+    redacted: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def offline(self) -> bool:

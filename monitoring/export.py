@@ -56,7 +56,7 @@ class Export:
 
 
 @dataclass(frozen=True)
-class _Column:
+class Column:
     """One column of a frame: its name, SQL type, and the expression that reads it."""
 
     name: str
@@ -87,14 +87,14 @@ def predictions(log_dir: Path, contract: Contract) -> Export:
         **_SPLIT,
     }
     wanted = (
-        _scalars(scalars)
+        scalar_columns(scalars)
         + _members("request", "request", _types(contract.request_fields))
         + _members("vector", "vector", _types(contract.fields))
         + _members("event_times", "event_time", dict.fromkeys(views, "TIMESTAMPTZ"))
         + _members("stages_ms", "ms", dict.fromkeys(_STAGES, "DOUBLE"))
-        + [_Column("violations", "BIGINT", f"coalesce(len({_quoted('violations')}), 0)")]
-        + [_Column("shadows", "VARCHAR", f"array_to_string({_quoted('shadows')}, ',')")]
-        + [_Column("redacted", "VARCHAR", f"coalesce(array_to_string({_quoted('redacted')}, ','), '')")]
+        + [Column("violations", "BIGINT", f"coalesce(len({_quoted('violations')}), 0)")]
+        + [Column("shadows", "VARCHAR", f"array_to_string({_quoted('shadows')}, ',')")]
+        + [Column("redacted", "VARCHAR", f"coalesce(array_to_string({_quoted('redacted')}, ','), '')")]
     )
     schema = {
         **scalars,
@@ -107,7 +107,7 @@ def predictions(log_dir: Path, contract: Contract) -> Export:
     }
     if views:
         schema["event_times"] = _struct(dict.fromkeys(views, "TIMESTAMPTZ"))
-    return _read(log_dir / "predictions", schema, wanted, required=("request_id", "at", "role", "prediction"))
+    return read_log(log_dir / "predictions", schema, wanted, required=("request_id", "at", "role", "prediction"))
 
 
 def shadow(log_dir: Path) -> Export:
@@ -127,16 +127,23 @@ def shadow(log_dir: Path) -> Export:
         "latency_ms": "DOUBLE",
         "batch": "BIGINT",
     }
-    return _read(log_dir / "shadow", schema, _scalars(schema), required=("request_id", "outcome"))
+    return read_log(log_dir / "shadow", schema, scalar_columns(schema), required=("request_id", "outcome"))
 
 
 def labels(log_dir: Path) -> Export:
     """Read the label log, every line of it; :func:`monitoring.labels.resolve` picks the one that counts."""
     schema = {"request_id": "VARCHAR", "label": "DOUBLE", "known_at": "TIMESTAMPTZ", "at": "TIMESTAMPTZ"}
-    return _read(log_dir / "labels", schema, _scalars(schema), required=("request_id", "label", "known_at"))
+    return read_log(log_dir / "labels", schema, scalar_columns(schema), required=("request_id", "label", "known_at"))
 
 
-def _read(folder: Path, schema: Mapping[str, str], wanted: Sequence[_Column], required: tuple[str, ...]) -> Export:
+def read_log(folder: Path, schema: Mapping[str, str], wanted: Sequence[Column], required: tuple[str, ...]) -> Export:
+    """Read every segment of a log.
+
+    Args:
+        schema: JSON type of each field that is read, in DuckDB's words.
+        wanted: the frame's columns.
+        required: fields without which a line is damaged.
+    """
     segments = sorted(str(path) for path in folder.glob("*.jsonl"))
     if not segments:
         return Export(_typed(pd.DataFrame({column.name: [] for column in wanted}), wanted), 0)
@@ -158,17 +165,18 @@ def _read(folder: Path, schema: Mapping[str, str], wanted: Sequence[_Column], re
     return Export(_typed(kept, wanted), int((~is_whole).sum()))
 
 
-def _typed(frame: pd.DataFrame, wanted: Sequence[_Column]) -> pd.DataFrame:
+def _typed(frame: pd.DataFrame, wanted: Sequence[Column]) -> pd.DataFrame:
     return frame.astype({column.name: _PANDAS[column.sql_type] for column in wanted}, copy=False)
 
 
-def _scalars(types: Mapping[str, str]) -> list[_Column]:
-    return [_Column(name, sql_type, _quoted(name)) for name, sql_type in types.items()]
+def scalar_columns(types: Mapping[str, str]) -> list[Column]:
+    """Return a column for each field of a plain type, under its own name."""
+    return [Column(name, sql_type, _quoted(name)) for name, sql_type in types.items()]
 
 
-def _members(source: str, prefix: str, types: Mapping[str, str]) -> list[_Column]:
+def _members(source: str, prefix: str, types: Mapping[str, str]) -> list[Column]:
     return [
-        _Column(f"{prefix}.{name}", sql_type, f"{_quoted(source)}.{_quoted(name)}") for name, sql_type in types.items()
+        Column(f"{prefix}.{name}", sql_type, f"{_quoted(source)}.{_quoted(name)}") for name, sql_type in types.items()
     ]
 
 

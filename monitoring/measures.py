@@ -244,7 +244,7 @@ MEASURES: dict[str, Measure] = {
         "Sampled requests the shadow scored", "losses",
         lambda e: Measured(e.ledger.coverage, e.ledger.sampled), ".1%", "sampled requests",
         "the shadow scored too few of its requests",
-        "give the shadow more room (queue, batch, timeout) and run on",
+        "see what was dropped and why: give the shadow more room (processor, queue, batch, timeout), or sample less",
     ),
     "latency": Measure(
         f"Shadow's p95 latency over the primary's, the first {LATENCY_SLACK_MS:g} ms free", "latency",

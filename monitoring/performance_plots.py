@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from monitoring.performance_run import SPANS, Stretch
-from monitoring.plots import _COLOURS, _dates, _draw, _finish
+from monitoring.plots import COLOURS, date_axis, draw, finish
 
 TITLES = {"auc": "AUC", "log_loss": "log loss", "brier": "Brier score", "accuracy": "right at 0.5"}
 _LEAST, _MOST = 4, 60
@@ -40,23 +40,23 @@ def _over_time(stretches: Sequence[Stretch], measure: str) -> str:
             bounds = [s.estimated[measure] for s in own]
             lows = [b[0] if b[1] is None else b[1] for b in bounds]
             highs = [b[0] if b[2] is None else b[2] for b in bounds]
-            axes.fill_between(at, lows, highs, color=_COLOURS["shadow"], alpha=0.15, linewidth=0)
-            axes.plot(at, [b[0] for b in bounds], color=_COLOURS["shadow"], linewidth=1.3)
+            axes.fill_between(at, lows, highs, color=COLOURS["shadow"], alpha=0.15, linewidth=0)
+            axes.plot(at, [b[0] for b in bounds], color=COLOURS["shadow"], linewidth=1.3)
         doubted = [s for s in guessed if not s.trusted]
         axes.plot(
             [_middle(s) for s in doubted], [s.estimated[measure][0] for s in doubted], "o", markersize=5,
-            markerfacecolor=_COLOURS["page"], markeredgecolor=_COLOURS["shadow"],
+            markerfacecolor=COLOURS["page"], markeredgecolor=COLOURS["shadow"],
         )  # fmt: skip
         for one in true:
             value, low, high = one.realized[measure]
             if low is not None and high is not None:
-                axes.plot([_middle(one)] * 2, [low, high], color=_COLOURS["primary"], linewidth=1, alpha=0.5)
-            axes.plot([_middle(one)], [value], "o", color=_COLOURS["primary"], markersize=3.5)
-        _finish(axes, x="", y=TITLES[measure])
-        _dates(axes)
+                axes.plot([_middle(one)] * 2, [low, high], color=COLOURS["primary"], linewidth=1, alpha=0.5)
+            axes.plot([_middle(one)], [value], "o", color=COLOURS["primary"], markersize=3.5)
+        finish(axes, x="", y=TITLES[measure])
+        date_axis(axes)
 
     label = f"Estimated and realized {TITLES[measure]} over time"
-    return _draw(f"performance-{measure}", paint, label) if max(len(guessed), len(true)) > 1 else ""
+    return draw(f"performance-{measure}", paint, label) if max(len(guessed), len(true)) > 1 else ""
 
 
 def _middle(one: Stretch) -> Any:

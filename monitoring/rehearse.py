@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-import duckdb
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
@@ -32,6 +31,7 @@ from monitoring.export import Export
 from monitoring.floor import AGAIN
 from monitoring.offline import Rehearsal
 from monitoring.pairing import Paired, paired
+from monitoring.redacted import removed
 from monitoring.registered import Registered, registered
 from monitoring.rehearsal import Store, marks, rehearse
 from monitoring.report import write_report
@@ -103,14 +103,13 @@ def choose(
     frame = every[inside]
     trained_on = frame["at"] < found.as_of
     kept = frame[~trained_on]
-    removed = _removed(log_dir)
-    taken = set(takes)
-    without = kept["request_id"].map(lambda each: bool(removed.get(each, set()) & taken)).astype(bool)
+    gone = pd.DataFrame(removed(kept), index=kept.index, dtype=bool)
+    without = gone[[name for name in gone if name in takes]].any(axis=1)
     rows = kept[~without]
     if rows.empty:
         raise DataError(_nothing_left(found, len(frame), int(trained_on.sum()), int(without.sum())))
     marked = marks(rows, contract, takes)
-    marked["redacted"] = rows["request_id"].isin(removed.keys())
+    marked["redacted"] = gone.loc[rows.index].any(axis=1)
     return Chosen(
         frame=rows,
         marked=marked,
@@ -224,21 +223,6 @@ def _score(found: Registered, chosen: Chosen, store: Store, using: Settings) -> 
 def _criteria(block: str) -> Criteria:
     criteria = default_criteria()
     return criteria.model_copy(update={"plan": replace(criteria.plan, block=duration(block, "--block"))})
-
-
-def _removed(log_dir: Path) -> dict[str, set[str]]:
-    """Names of the values that were taken out of a record before it was logged, by request."""
-    segments = sorted(str(path) for path in (log_dir / "predictions").glob("*.jsonl"))
-    if not segments:
-        return {}
-    with duckdb.connect() as connection:
-        rows = connection.execute(
-            "SELECT request_id, redacted FROM read_json(?, format='newline_delimited', ignore_errors=true, "
-            "columns={request_id: 'VARCHAR', redacted: 'VARCHAR[]'}) "
-            "WHERE request_id IS NOT NULL AND len(redacted) > 0",
-            [segments],
-        ).fetchall()
-    return {request_id: set(names) for request_id, names in rows}
 
 
 def _nothing_left(found: Registered, logged: int, trained_on: int, redacted: int) -> str:

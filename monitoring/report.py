@@ -204,6 +204,7 @@ def data_notes(evidence: Evidence) -> list[tuple[str, int]]:
         ("labels dated later than the clock", evidence.clock.labels),
         ("sampled requests without a shadow record", evidence.ledger.unaccounted),
     ]
+    found += [(f"predictions with {name} redacted: in none of its slices", n) for name, n in evidence.redacted.items()]
     found += _told(evidence.rehearsal)
     found += [(f"predictions while {pair} were at work, set aside", n) for pair, n in evidence.other_versions.items()]
     if len(evidence.service_versions) > 1:

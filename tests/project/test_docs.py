@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 
+from monitoring.measures import MEASURES
 from service import VERSION
 from service.settings import ROOT
 from tests.project.generate import GENERATED, rendered
@@ -42,3 +43,9 @@ def test_pages_name_only_targets_and_files_that_exist(page: str) -> None:
 
 def test_one_version_everywhere() -> None:
     assert f'version = "{VERSION}"' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_every_condition_of_a_verdict_is_explained() -> None:
+    page = (ROOT / "docs/verdicts.md").read_text()
+
+    assert [name for name in MEASURES if f"`{name}`" not in page] == []
