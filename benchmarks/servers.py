@@ -85,7 +85,7 @@ def handwritten(home: Path, **variables: str) -> Iterator[str]:
 def loader(url: str, bodies: Path, **options: float) -> list[str]:
     """The command that runs the load generator on ``/predict``; an option of 0 is left out."""
     command = [sys.executable, "-m", "benchmarks.load", f"{url}/predict", "--bodies", str(bodies)]
-    return command + [word for name, value in options.items() if value for word in (f"--{name}", f"{value:g}")]
+    return command + [word for name, value in options.items() if value for word in (f"--{name}", f"{value:.12g}")]
 
 
 def loaded(url: str, bodies: Path, *, stages: bool = False, **options: float) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.servers import loader
 from benchmarks.soak import Soak, faults, growth
 from tests.bundle import REQUEST, make_bundle
 from tests.serving import served
@@ -61,3 +62,9 @@ def test_twenty_thousand_requests_neither_grow_nor_stall_the_service(tmp_path: P
 
     assert faults(found, 20_000) == []
     assert found["log_dropped"] == 0
+
+
+def test_a_million_is_asked_for_as_a_million() -> None:
+    command = loader("http://127.0.0.1:1", Path("bodies"), requests=1_000_000, seconds=2.5)
+
+    assert command[-4:] == ["--requests", "1000000", "--seconds", "2.5"]
