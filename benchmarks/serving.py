@@ -234,7 +234,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="make bench-serving", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--home", type=Path, help="folder to prepare in or to use again; default: a temporary one")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of the three services")
-    parser.add_argument("--shadow-rounds", type=int, default=5, help="rounds with and without a shadow")
+    parser.add_argument("--shadow-rounds", type=int, default=9, help="rounds with and without a shadow")
     parser.add_argument("--seconds", type=float, default=3.0, help="length of one measurement")
     args = parser.parse_args(argv)
     warnings.simplefilter("ignore")
