@@ -6,6 +6,7 @@ The logs are written first, with the real contract's fields; reading them is par
 from __future__ import annotations
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -37,8 +38,15 @@ def run() -> int:
         home = Path(folder)
         write_logs(home / "logs", contract)
         command = [sys.executable, "-m", "monitoring.compare_job", "--no-evidently", "--logs", str(home / "logs")]
+        # A year of one campaign, judged the day after it: neither expired nor on anybody's record.
+        env = {
+            **os.environ, "UNDERSTUDY_CAMPAIGN_DAYS": "400", "UNDERSTUDY_STATE_DIR": str(home / "state"),
+            "UNDERSTUDY_CLOCK": "2014-01-02T00:00:00+00:00",
+        }  # fmt: skip
         began = time.perf_counter()
-        done = subprocess.run([*command, "--out", str(home / "out")], stdout=subprocess.PIPE, text=True, check=False)
+        done = subprocess.run(
+            [*command, "--out", str(home / "out")], stdout=subprocess.PIPE, text=True, check=False, env=env
+        )
         seconds = time.perf_counter() - began
         gigabytes = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024**2
     print(done.stdout)
