@@ -33,8 +33,8 @@ def newest_campaign(frame: pd.DataFrame) -> Campaign:
     """
     answered = frame["role"].eq("primary") & frame["model_digest"].notna()
     scored = frame["shadow_digest"].notna()
-    primary = _newest(frame[answered], "model_version", "model_digest")
-    shadow = _newest(frame[scored], "shadow_version", "shadow_digest")
+    primary = _newest(frame, answered, "model_version", "model_digest")
+    shadow = _newest(frame, scored, "shadow_version", "shadow_digest")
     foreign = (answered & _differs(frame["model_digest"], primary)) | (
         scored & _differs(frame["shadow_digest"], shadow)
     )
@@ -64,7 +64,9 @@ def is_scored(frame: pd.DataFrame) -> pd.Series:
 
 def ledger(frame: pd.DataFrame) -> Ledger:
     """Account for every sampled request of a campaign; a line that claims a score without one is an invalid output."""
-    sampled = frame[frame["shadow_sampled"].fillna(value=False).astype(bool)]
+    asked = frame["shadow_sampled"].fillna(value=False).astype(bool)
+    # Without the vectors, which are most of a frame.
+    sampled = frame.loc[asked, ["shadow_outcome", "shadow_reason", "shadow_prediction"]]
     scored = is_scored(sampled)
     lined = sampled["shadow_outcome"].notna()
     lost = sampled[lined & ~scored]
@@ -81,7 +83,8 @@ def _differs(digests: pd.Series, model: Version) -> pd.Series:
     return ~digests.isin([model.digest])
 
 
-def _newest(rows: pd.DataFrame, version: str, digest: str) -> Version:
+def _newest(frame: pd.DataFrame, which: pd.Series, version: str, digest: str) -> Version:
+    rows = frame.loc[which, ["at", version, digest]]
     if rows.empty:
         return Version(None, None)
     last = rows.loc[rows["at"].idxmax()]

@@ -9,12 +9,14 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from monitoring.floor import changed_decisions
+from monitoring.floor import AGAIN, changed_decisions
 from monitoring.performance import blocks_of, difference
 from monitoring.plan import Plan
 from monitoring.quality import Freshness, PairedMeasure
 from monitoring.statistics import Floats, briers, log_losses
 from monitoring.units import mean_units
+
+_NEEDED = ("at", "role", "violations", "prediction", "shadow_prediction", "label", AGAIN)
 
 
 def by_freshness(frame: pd.DataFrame, scored: pd.Series, horizon: pd.Timestamp, plan: Plan) -> tuple[Freshness, ...]:
@@ -25,8 +27,10 @@ def by_freshness(frame: pd.DataFrame, scored: pd.Series, horizon: pd.Timestamp, 
         scored: whether the shadow gave each a valid score.
         horizon: labels of earlier rows are mature.
     """
+    # Parts of a frame are copies of it, and vectors are most of it.
+    narrow = frame[[name for name in _NEEDED if name in frame]]
     return tuple(
-        _part(name, meaning, frame[rows], scored[rows], horizon, plan) for name, meaning, rows in _parts(frame)
+        _part(name, meaning, narrow[rows], scored[rows], horizon, plan) for name, meaning, rows in _parts(narrow)
     )
 
 

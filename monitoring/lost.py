@@ -22,7 +22,10 @@ def lost_traffic(frame: pd.DataFrame, slices: tuple[str, ...]) -> LostTraffic:
         frame: the campaign's rows (see :class:`monitoring.pairing.Paired`).
         slices: columns of ``frame`` whose values' shares are compared.
     """
-    asked = frame[frame["shadow_sampled"].fillna(value=False).astype(bool) & frame["role"].eq("primary")]
+    sampled = frame["shadow_sampled"].fillna(value=False).astype(bool)
+    # Without the other columns: vectors are most of a frame.
+    needed = dict.fromkeys(("shadow_outcome", "shadow_prediction", "prediction", "label", *slices))
+    asked = frame.loc[sampled & frame["role"].eq("primary"), [name for name in needed if name in frame]]
     scored = is_scored(asked)
     lost, kept = asked[~scored], asked[scored]
     if lost.empty or kept.empty:
