@@ -64,7 +64,8 @@ def plots(evidence: Evidence) -> dict[str, str]:
         "ledger", lambda axes: _ledger(axes, evidence), "What became of the sampled requests", 0.55 + 0.3 * kinds
     )
     if found:
-        drawn["running"] = draw("running", lambda axes: _running(axes, found), "Log-loss gain over time")
+        if any(point.low is not None for point in found.running):
+            drawn["running"] = draw("running", lambda axes: _running(axes, found), "Log-loss gain over time")
         drawn["evidence"] = draw("evidence", lambda axes: _evidence(axes, found), "Evidence for a gain over time")
         drawn["calibration"] = draw("calibration", lambda axes: _calibration(axes, found), "Calibration of both roles")
         if found.slices:
@@ -132,17 +133,16 @@ def _calibration(axes: Any, found: Performance) -> None:
 def _running(axes: Any, found: Performance) -> None:
     points = [p for p in found.running if p.low is not None and p.high is not None]
     axes.axhline(0, color=COLOURS["muted"], linewidth=0.9)
-    if points:
-        at = [p.at for p in points]
-        low, high = np.array([p.low for p in points], float), np.array([p.high for p in points], float)
-        axes.fill_between(at, low, high, color=COLOURS["shadow"], alpha=0.18, linewidth=0)
-        marker = "o" if len(points) <= 60 else ""
-        axes.plot(at, [p.value for p in points], color=COLOURS["shadow"], linewidth=1.8, marker=marker, markersize=2.5)
-        # The first blocks' intervals are so wide that they would hide everything after them.
-        settled = slice(min(3, len(points) - 1), None)
-        bottom, top = min(0.0, float(low[settled].min())), max(0.0, float(high[settled].max()))
-        margin = 0.08 * max(top - bottom, 1e-6)
-        axes.set_ylim(bottom - margin, top + margin)
+    at = [p.at for p in points]
+    low, high = np.array([p.low for p in points], float), np.array([p.high for p in points], float)
+    axes.fill_between(at, low, high, color=COLOURS["shadow"], alpha=0.18, linewidth=0)
+    marker = "o" if len(points) <= 60 else ""
+    axes.plot(at, [p.value for p in points], color=COLOURS["shadow"], linewidth=1.8, marker=marker, markersize=2.5)
+    # The first blocks' intervals are so wide that they would hide everything after them.
+    settled = slice(min(3, len(points) - 1), None)
+    bottom, top = min(0.0, float(low[settled].min())), max(0.0, float(high[settled].max()))
+    margin = 0.08 * max(top - bottom, 1e-6)
+    axes.set_ylim(bottom - margin, top + margin)
     finish(axes, x="", y="gain, nats per request")
     date_axis(axes)
 

@@ -178,7 +178,7 @@ def better(metric: Metric) -> str:
     """Name the role a metric speaks for, by its interval."""
     low, high = metric.difference.low, metric.difference.high
     if low is None or high is None:
-        return "too few blocks"
+        return "too few blocks" if metric.difference.value else "no difference"
     if low <= 0 <= high:
         return "no clear difference"
     return "primary" if (low > 0) == metric.higher_is_better else "shadow"

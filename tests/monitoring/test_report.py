@@ -94,6 +94,20 @@ def test_plots_are_the_same_every_time_and_take_the_pages_colours(gather: Gather
         assert not re.search(r"#0[1-8]0[1-8]0[1-8]|<metadata|font-face|DejaVu", svg)
 
 
+def test_the_same_model_twice_makes_a_page_without_an_empty_plot(gather: Gather) -> None:
+    logs = campaign(2500)
+    for prediction, line in zip(logs.predictions, logs.shadow, strict=True):
+        line["prediction"] = prediction["prediction"]
+    evidence = gather(logs)
+
+    html = html_of(evidence)
+
+    assert "running" not in plots(evidence)
+    assert "Log-loss gain over time" not in html
+    assert "no difference" in html
+    assert "too few blocks" not in html
+
+
 def test_the_page_says_verdict_versions_and_losses(gather: Gather) -> None:
     logs = campaign(2500)
     drop(logs.shadow[5], "queue_full")
