@@ -135,8 +135,12 @@ def prepare(db: psycopg.Connection) -> None:
 
 def version(db: psycopg.Connection) -> int:
     """Return the version of the tables; 0 when there are none."""
-    there = db.execute("SELECT to_regclass('understudy.schema_version')").fetchone()
-    if there is None or there[0] is None:
+    # Not to_regclass: after waiting for a lock it may still remember that there was no such schema (PostgreSQL 15).
+    there = db.execute(
+        "SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
+        "WHERE n.nspname = 'understudy' AND c.relname = 'schema_version'"
+    ).fetchone()
+    if there is None:
         return 0
     found = db.execute("SELECT max(version) FROM understudy.schema_version").fetchone()
     return int(found[0]) if found is not None and found[0] is not None else 0

@@ -7,7 +7,7 @@ models/packages/<digest>/
     signature.json     feature order, category vocabularies, feature service, contract digest, base rate
     contract.json      the contract it was trained on
     baseline.json      what training saw: statistics per feature, predictions, importance of features
-    reference.parquet  a sample of it: features in contract order, time, label, out-of-sample prediction
+    reference.parquet  up to 20,000 rows of it: features in contract order, time, label, out-of-sample prediction
     record.json        where it came from: data hashes, parameters, seed, environment, metrics
 ```
 """
@@ -153,13 +153,15 @@ def save_package(
     # A name of its own: two trainings may make the same package at once.
     staging = target.with_name(f".{target.name}.{os.getpid()}-{os.urandom(3).hex()}.partial")
     staging.mkdir(parents=True)
-    for name, data in {**contents, "manifest.json": manifest}.items():
-        (staging / name).write_bytes(data)
     try:
+        for name, data in {**contents, "manifest.json": manifest}.items():
+            (staging / name).write_bytes(data)
         staging.rename(target)
     except OSError:
         if not target.exists():
             raise
+    finally:
+        # Gone by its rename, unless that failed.
         shutil.rmtree(staging, ignore_errors=True)
     return digest, target
 

@@ -76,7 +76,7 @@ def playing(*played: Played) -> Measured:
     return replace(WELL, played=played)
 
 
-def test_seven_tiles_in_the_articles_order_all_well() -> None:
+def test_seven_tiles_in_order_all_well() -> None:
     found = status(WELL, NOW, DAYS)
 
     assert [t.name for t in found.tiles] == [

@@ -251,9 +251,10 @@ def test_two_shippers_at_once_share_the_work(database: str, tmp_path: Path) -> N
     write_predictions(tmp_path, 20_000, segment_bytes=2_000_000)
 
     both = [started(database, tmp_path) for _ in range(2)]
-    said = [json.loads(process.communicate(timeout=240)[0].splitlines()[-1]) for process in both]
+    outputs = [process.communicate(timeout=240) for process in both]
 
-    assert [process.returncode for process in both] == [0, 0]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    said = [json.loads(out.splitlines()[-1]) for out, _ in outputs]
     assert sum(found["rows"] for found in said) == 20_000
     assert numbers(database)[0] == 20_000
 
