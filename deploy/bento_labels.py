@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import bentoml
@@ -18,6 +17,7 @@ from bentoml.exceptions import BentoMLException, NotFound
 
 from service.errors import NotReady
 from service.journal import replace_text
+from service.progress import Say
 from service.roles import Roles, read_roles
 
 NAME = "understudy"
@@ -41,7 +41,7 @@ def labels_of(held: Roles, current: Roles) -> dict[str, str]:
     return told
 
 
-def align_labels(current: Roles, say: Callable[[str], None]) -> dict[str, str]:
+def align_labels(current: Roles, say: Say) -> dict[str, str]:
     """Bring the labels of every Bento in the local store up to the current roles.
 
     Returns:

@@ -11,7 +11,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -19,6 +19,7 @@ from service.changes import REFUSED, changes
 from service.contract import Contract
 from service.errors import ContractError, NotReady, PackageError, UnderstudyError
 from service.package import PackagedModel, load_package, read_package
+from service.progress import Say
 from service.roles import Move, Role, Roles, Seat, read_history, read_roles
 from service.settings import Settings, settings
 
@@ -26,7 +27,6 @@ from service.settings import Settings, settings
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 
-Say = Callable[[str], None]
 PROMOTIONS = ("promote", "force")
 NOT_SLOTS = ("primary", "fallback")
 _SHOWN = 10

@@ -18,7 +18,6 @@ from deploy.moves import (
     Check,
     Mirrors,
     MoveRefused,
-    Say,
     align_registry,
     cooling,
     done_moves,
@@ -34,6 +33,7 @@ from service import VERSION
 from service.clock import clock_from
 from service.contract import Contract
 from service.errors import UnderstudyError
+from service.progress import Say
 from service.roles import Kind, Role, Roles, Seat, hold_roles, read_roles
 from service.settings import Settings, settings
 

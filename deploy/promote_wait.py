@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from deploy.moves import Say
+from service.progress import Say
 from service.settings import Settings
 
 MOST_S = 10.0

@@ -24,12 +24,12 @@ from service.clock import clock_from, parse_instant
 from service.errors import PackageError, UnderstudyError
 from service.journal import append_line
 from service.package import read_package
+from service.progress import Say
 from service.roles import Role, locked, read_roles, shadow_slots
 from service.settings import Settings, settings
 from training.gate import GateRefused
 
 Did = Literal["nothing", "trained", "unchanged", "refused", "failed", "no slot"]
-Say = Callable[[str], None]
 Trainer = Callable[[Settings, datetime, str, Say], Mapping[str, Any]]
 _CODES: Mapping[Did, int] = {"nothing": 0, "trained": 0, "unchanged": 0, "refused": 1, "failed": 1, "no slot": 3}
 

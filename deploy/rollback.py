@@ -16,7 +16,6 @@ from deploy.moves import (
     NOT_SLOTS,
     PROMOTIONS,
     MoveRefused,
-    Say,
     cooling,
     done_moves,
     last_of_primary,
@@ -31,6 +30,7 @@ from deploy.promote_wait import wait_for
 from service.clock import clock_from
 from service.contract import Contract
 from service.errors import UnderstudyError
+from service.progress import Say
 from service.roles import Kind, Move, Role, Roles, Seat, hold_roles, read_roles
 from service.settings import Settings, settings
 

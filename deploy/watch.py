@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from deploy.moves import MoveRefused, Say, done_moves, mirror, named, playable, reverted_at
+from deploy.moves import MoveRefused, done_moves, mirror, named, playable, reverted_at
 from deploy.promote import told
 from deploy.rollback import rollback
 from deploy.watch_checks import judge
@@ -27,6 +27,7 @@ from service.clock import clock_from
 from service.contract import Contract
 from service.errors import ContractError, PackageError, UnderstudyError
 from service.package import PackagedModel
+from service.progress import Say
 from service.roles import RolesMoved, locked, read_roles
 from service.settings import Settings, settings
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 
-from deploy.moves import MoveRefused, Say, done_moves, last_of_primary, slot_of
+from deploy.moves import MoveRefused, done_moves, last_of_primary, slot_of
 from deploy.rollback import standing
 from deploy.watch_expected import expected
 from deploy.watch_record import Status, Watch, folder, read_watch, read_watches, window, write_watch
 from monitoring import export
 from service.contract import Contract
+from service.progress import Say
 from service.roles import Move, locked, read_roles
 from service.settings import Settings
 

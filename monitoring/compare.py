@@ -164,7 +164,8 @@ def _now(frame: pd.DataFrame, now: datetime | None) -> pd.Timestamp:
     last: pd.Timestamp = frame["at"].max()
     if now is not None and pd.Timestamp(now) >= last:
         return pd.Timestamp(now)
-    return pd.Series([last, frame["known_at"].max()]).max()  # type: ignore[no-any-return]
+    known: pd.Timestamp = frame["known_at"].max()
+    return last if pd.isna(known) else max(last, known)
 
 
 def _whole_blocks(moment: pd.Timestamp, block: timedelta) -> pd.Timestamp:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,8 +16,7 @@ from monitoring.drift_store import Key, Window, of_length
 from monitoring.drift_yardstick import Yardstick, package_error, read_yardstick
 from monitoring.windows import Cut, Plan
 from service.errors import PackageError
-
-Say = Callable[[str], None]
+from service.progress import Say
 
 
 @dataclass(frozen=True)

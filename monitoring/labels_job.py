@@ -10,8 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -26,21 +25,17 @@ from monitoring.labels_sort import IN_WORDS, Sorted, sort_labels
 from monitoring.maturity import Maturity, maturity
 from service.clock import clock_from
 from service.errors import UnderstudyError
+from service.progress import Progress, Say
 from service.roles import locked
 from service.settings import Settings, settings
 
-Say = Callable[[str], None]
 _DAYS = 14
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the job and return the exit code."""
     options = _parser().parse_args(arguments)
-    begun = time.perf_counter()
-
-    def say(text: str) -> None:
-        sys.stderr.write(f"[{time.perf_counter() - begun:5.1f} s] {text}\n")
-
+    say = Progress(sys.stderr)
     try:
         folder = settings().state_dir / "monitoring"
         folder.mkdir(parents=True, exist_ok=True)

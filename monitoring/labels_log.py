@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import pandas as pd
 
 from monitoring.export import read_log, scalar_columns
 from service.prediction_log import SegmentLog
+from service.progress import Say
 
 _EVERY = 50_000
 
@@ -25,7 +26,7 @@ def asked(log_dir: Path) -> pd.DataFrame:
     return found.frame[["request_id", "at"]].drop_duplicates("request_id").reset_index(drop=True)
 
 
-def write(labels: pd.DataFrame, log_dir: Path, segment_bytes: int, now: datetime, say: Callable[[str], None]) -> int:
+def write(labels: pd.DataFrame, log_dir: Path, segment_bytes: int, now: datetime, say: Say) -> int:
     """Append labels to the log; returns how many could be kept.
 
     Args:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 import aiohttp
 import orjson
 import pandas as pd
 
 from service.errors import StoreError
+from service.progress import Say
 
 _TRIES, _MOST_S = 5, 30.0
 _PATIENCE = aiohttp.ClientTimeout(total=60)
 
 
-def send(labels: pd.DataFrame, url: str, token: str, batch: int, say: Callable[[str], None]) -> int:
+def send(labels: pd.DataFrame, url: str, token: str, batch: int, say: Say) -> int:
     """Send labels to ``POST <url>/labels``; returns how many the service kept.
 
     Args:
@@ -29,7 +29,7 @@ def send(labels: pd.DataFrame, url: str, token: str, batch: int, say: Callable[[
     return asyncio.run(_send(labels, url.rstrip("/") + "/labels", token, batch, say))
 
 
-async def _send(labels: pd.DataFrame, url: str, token: str, batch: int, say: Callable[[str], None]) -> int:
+async def _send(labels: pd.DataFrame, url: str, token: str, batch: int, say: Say) -> int:
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
     kept = 0
     async with aiohttp.ClientSession(headers=headers, timeout=_PATIENCE) as session:

@@ -12,7 +12,6 @@ import argparse
 import json
 import resource
 import sys
-import time
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -44,6 +43,7 @@ from monitoring.windows import Cut, Plan, cut
 from service.clock import clock_from
 from service.contract import Contract, duration
 from service.errors import NotReady, UnderstudyError
+from service.progress import Progress
 from service.roles import locked
 from service.settings import Settings, settings
 
@@ -51,11 +51,7 @@ from service.settings import Settings, settings
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the job and return the exit code."""
     options = _parser().parse_args(arguments)
-    begun = time.perf_counter()
-
-    def say(text: str) -> None:
-        sys.stderr.write(f"[{time.perf_counter() - begun:5.1f} s] {text}\n")
-
+    say = Progress(sys.stderr)
     try:
         folder = settings().state_dir / "monitoring"
         folder.mkdir(parents=True, exist_ok=True)
@@ -66,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"monitor: {error}\n")
         return 2
     sys.stdout.write(summary(found, facts))
-    seconds = time.perf_counter() - begun
+    seconds = say.seconds
     sys.stdout.write(f"  report: {page}\n\n{json.dumps(last_line(found, facts, page, seconds))}\n")
     for failure in found.failures:
         sys.stderr.write(f"monitor: {failure}\n")

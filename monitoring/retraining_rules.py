@@ -140,26 +140,25 @@ def _performance(facts: Facts) -> Reason:
 
 def _age(facts: Facts, limits: Limits) -> Reason:
     where = "record.json of the primary's package"
-    if not limits.max_age:
-        return Reason("age", "fine", None, None, "no limit is set", where)
-    if facts.trained is None:
-        return Reason("age", "no data", None, limits.max_age, "when the primary was trained is not on record", where)
-    days = (facts.now - facts.trained) / _DAY
-    text = f"the primary was trained as of {facts.trained:%Y-%m-%d}: {days:.1f} days ago (limit {limits.max_age:g})"
-    if days < 0:
-        return Reason("age", "no data", days, limits.max_age, f"{text}: after the clock's now", where)
-    return Reason("age", "due" if days >= limits.max_age else "fine", days, limits.max_age, text, where)
+    return _since("age", facts.trained, facts.now, limits.max_age, "the primary was trained", where)
 
 
 def _schedule(facts: Facts, limits: Limits) -> Reason:
     where = "record.json of the seated packages"
-    if not limits.every:
-        return Reason("schedule", "fine", None, None, "no schedule is set", where)
-    if facts.newest is None:
-        return Reason("schedule", "no data", None, limits.every, "no training is on record", where)
-    days = (facts.now - facts.newest) / _DAY
-    text = f"the newest training was {days:.1f} days ago (every {limits.every:g})"
-    return Reason("schedule", "due" if days >= limits.every else "fine", days, limits.every, text, where)
+    return _since("schedule", facts.newest, facts.now, limits.every, "the newest model was trained", where)
+
+
+def _since(name: str, at: datetime | None, now: datetime, limit: float, what: str, where: str) -> Reason:
+    """A reason that is due ``limit`` days after a moment; 0 never."""
+    if not limit:
+        return Reason(name, "fine", None, None, "no limit is set", where)
+    if at is None:
+        return Reason(name, "no data", None, limit, f"when {what} is not on record", where)
+    days = (now - at) / _DAY
+    text = f"{what} {days:.1f} days ago, as of {at:%Y-%m-%d} (limit {limit:g})"
+    if days < 0:
+        return Reason(name, "no data", days, limit, f"{text}: after the clock's now", where)
+    return Reason(name, "due" if days >= limit else "fine", days, limit, text, where)
 
 
 def _cooldown(facts: Facts, limits: Limits) -> Reason:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -19,6 +19,7 @@ from psycopg import conninfo, sql
 from monitoring.shipping_rows import COLUMNS, Part, Row, parsed
 from monitoring.shipping_schema import prepare
 from service.errors import DataError, NotReady
+from service.progress import Say
 
 # Read and committed at once; about 6,000 predictions.
 CHUNK = 8_000_000
@@ -33,8 +34,6 @@ _DEFAULTS = {
 
 # Content no table or index takes: a value out of range, a key too long for an index, JSON nested too deeply.
 _REFUSED = (psycopg.DataError, psycopg.errors.ProgramLimitExceeded, psycopg.errors.StatementTooComplex)
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -19,6 +19,7 @@ import pandas as pd
 from service.contract import Contract
 from service.errors import DataError, PackageError
 from service.package import read_package
+from service.progress import Say
 from service.roles import read_roles
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ class Validation:
         raise DataError(msg)
 
 
-def validate(frame: pd.DataFrame, suite: ExpectationSuite, folder: Path, say: Callable[[str], None]) -> Validation:
+def validate(frame: pd.DataFrame, suite: ExpectationSuite, folder: Path, say: Say) -> Validation:
     """Run a suite and write Data Docs to ``index.html`` in ``folder``.
 
     Args:

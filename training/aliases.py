@@ -12,7 +12,7 @@ import os
 # Five waits of seconds by default, doubling to minutes: a training may as well end and be run again.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from requests.exceptions import RequestException
 
 from service.errors import UnderstudyError
 from service.feature_store import project
+from service.progress import Say
 from service.roles import SEATS, Move, Role, Seat, locked, read_history, read_roles
 from service.settings import Settings
 from training.register import set_alias
@@ -89,7 +90,7 @@ def move_alias(client: MlflowClient, role: Role, expected: str | None, version: 
     set_alias(client, role, version)
 
 
-def align(client: MlflowClient, models_dir: Path, say: Callable[[str], None]) -> Aliases:
+def align(client: MlflowClient, models_dir: Path, say: Say) -> Aliases:
     """Bring aliases that lag behind ``roles.json`` up to it, tell of versions nobody plays, return the aliases.
 
     A kill leaves either, and a registry that was away while roles moved. An alias lags when it points to what its role
@@ -118,7 +119,7 @@ def _align(
     seat: Seat | None,
     alias: str | None,
     history: list[Move],
-    say: Callable[[str], None],
+    say: Say,
 ) -> str | None:
     played = {found.version for move in history for found in (move.before.get(role), move.after.get(role)) if found}
     wanted = seat.version if seat else None
@@ -144,7 +145,7 @@ def _align(
     return wanted
 
 
-def _tell_unseated(client: MlflowClient, seats: list[Seat], history: list[Move], say: Callable[[str], None]) -> None:
+def _tell_unseated(client: MlflowClient, seats: list[Seat], history: list[Move], say: Say) -> None:
     known = {seat.version for seat in seats}
     known |= {seat.version for move in history if move.done for seat in move.after.values() if seat}
     known |= {seat.version for move in history for seat in move.before.values() if seat}

@@ -23,6 +23,7 @@ from service.clock import parse_instant
 from service.errors import PackageError, UnderstudyError
 from service.models import open_model
 from service.package import PackagedModel, read_package
+from service.progress import Say
 from service.roles import Role, kind_of, load_role, read_roles
 from training.estimators import evenly
 from training.evaluate import calibration_error, evaluate
@@ -310,9 +311,7 @@ def find_incumbent(models_dir: Path, role: Role) -> tuple[Incumbent | None, str]
     return Incumbent(f"{name} version {seat.version}", model, until, tuple(counts)), ""
 
 
-def judge(
-    folder: Path, models_dir: Path, fitted: Fitted, at: datetime, forced: str, say: Callable[[str], None]
-) -> tuple[Check, ...]:
+def judge(folder: Path, models_dir: Path, fitted: Fitted, at: datetime, forced: str, say: Say) -> tuple[Check, ...]:
     """Measure and decide on a candidate, write ``<role>-<as_of>.json`` in a folder and return the failed checks.
 
     Args:

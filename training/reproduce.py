@@ -13,8 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,13 +24,13 @@ import pandas as pd
 from service.errors import NotReady, UnderstudyError
 from service.models import Matrix, open_model
 from service.package import FILES, Signature, read_package
+from service.progress import Progress, Say
 from service.roles import ROLES, Role, read_history, read_roles
 from service.settings import PREFIX, ROOT, Settings, settings
 from training import source
 from training.fitting import encode
 from training.record import environment, sha256
 
-Say = Callable[[str], None]
 _SHOWN = 15
 
 
@@ -242,11 +241,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", required=True, help="registered version, a number")
     parser.add_argument("--raw", type=Path, help="folder of the raw tables; default: the installed data package")
     args = parser.parse_args(argv)
-    begun = time.perf_counter()
-
-    def say(text: str) -> None:
-        print(f"[{time.perf_counter() - begun:5.1f} s] {text}", flush=True)
-
+    say = Progress(sys.stdout)
     try:
         result, equal = reproduce(settings(), args.version, args.raw, say)
     except UnderstudyError as error:

@@ -10,8 +10,7 @@ import argparse
 import hashlib
 import json
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -26,6 +25,7 @@ from service.definitions import contracts
 from service.errors import UnderstudyError
 from service.idle import idle_seats
 from service.package import save_package
+from service.progress import Progress, Say
 from service.roles import SEATS, Role, Roles, Seat, hold_roles, kind_of, locked, read_roles, shadow_slots
 from service.settings import Settings, settings
 from training import estimator, gate
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from training.aliases import Aliases
 
 SEED = 7
-Say = Callable[[str], None]
 
 
 def train(
@@ -231,17 +230,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.force_gate != bool(args.reason.strip()):
         parser.error("--force-gate and --reason TEXT go together: say why the gate is passed over")
-    begun = time.perf_counter()
-
-    def say(text: str) -> None:
-        print(f"[{time.perf_counter() - begun:5.1f} s] {text}", flush=True)
-
+    say = Progress(sys.stdout)
     try:
         result = train(settings(), args.as_of, args.role, args.seed, say, args.raw, args.estimator, args.reason.strip())
     except UnderstudyError as error:
         print(f"train: {error}", file=sys.stderr)
         return 2
-    print(json.dumps({**result, "seconds": round(time.perf_counter() - begun, 1)}))
+    print(json.dumps({**result, "seconds": round(say.seconds, 1)}))
     return 0
 
 

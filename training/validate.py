@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from service.clock import parse_instant
 from service.contract import Contract
 from service.definitions import contracts
 from service.errors import UnderstudyError
+from service.progress import Progress, Say
 from service.settings import Settings, settings
 from service.validation import Tolerances, Validation, seated_baseline, validate
 from training.dataset import join_features
@@ -26,7 +26,6 @@ from training.store import apply, open_store
 # Source of the bands: no two trainings between 15 February and the end of the reference year differ by more than 2.6
 # standard deviations in a mean, or by more than 0.3 of its spread in a null rate.
 TOLERANCES = Tolerances(rows=LEAST_ROWS, fresh=timedelta(days=7), mean=3.0, nulls=0.5)
-Say = Callable[[str], None]
 
 
 def validate_rows(
@@ -51,11 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--as-of", required=True, type=parse_instant, help="ISO date or instant (UTC)")
     parser.add_argument("--raw", type=Path, help="folder of the raw tables; default: the installed data package")
     args = parser.parse_args(argv)
-    begun = time.perf_counter()
-
-    def say(text: str) -> None:
-        print(f"[{time.perf_counter() - begun:5.1f} s] {text}", flush=True)
-
+    say = Progress(sys.stdout)
     try:
         found = _run(settings(), args.as_of, args.raw, say)
     except UnderstudyError as error:

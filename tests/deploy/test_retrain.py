@@ -15,6 +15,7 @@ from deploy import retrain
 from monitoring.retraining import FILE, folder
 from monitoring.retraining_facts import read_decisions
 from service.errors import DataError
+from service.progress import Say
 from service.roles import Role, read_roles
 from service.settings import Settings
 from tests.bundle import seat_model, settings_in
@@ -32,23 +33,23 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     return settings
 
 
-def trainer(own: Settings, at: datetime, slot: str, say: retrain.Say) -> Mapping[str, Any]:
+def trainer(own: Settings, at: datetime, slot: str, say: Say) -> Mapping[str, Any]:
     return {"roles": {slot: seat_model(own, cast("Role", slot), seed=5).version}}
 
 
-def refusing(own: Settings, at: datetime, slot: str, say: retrain.Say) -> Mapping[str, Any]:
+def refusing(own: Settings, at: datetime, slot: str, say: Say) -> Mapping[str, Any]:
     raise GateRefused("the gate refuses: AUC 0.5 (at least 0.7)", ())
 
 
-def failing(own: Settings, at: datetime, slot: str, say: retrain.Say) -> Mapping[str, Any]:
+def failing(own: Settings, at: datetime, slot: str, say: Say) -> Mapping[str, Any]:
     raise DataError("the registry is away")
 
 
-def killed(own: Settings, at: datetime, slot: str, say: retrain.Say) -> Mapping[str, Any]:
+def killed(own: Settings, at: datetime, slot: str, say: Say) -> Mapping[str, Any]:
     raise KeyboardInterrupt
 
 
-def never(own: Settings, at: datetime, slot: str, say: retrain.Say) -> Mapping[str, Any]:
+def never(own: Settings, at: datetime, slot: str, say: Say) -> Mapping[str, Any]:
     raise AssertionError("nothing was to be trained")
 
 
@@ -125,7 +126,7 @@ def test_a_training_that_was_killed_is_told_of_and_done_again(own: Settings) -> 
 
 
 def test_a_kill_after_the_model_was_seated_does_not_train_twice(own: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    def late(own: Settings, at: datetime, slot: str, say: retrain.Say) -> Mapping[str, Any]:
+    def late(own: Settings, at: datetime, slot: str, say: Say) -> Mapping[str, Any]:
         trainer(own, at, slot, say)
         raise KeyboardInterrupt
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -48,6 +49,11 @@ class Monitored:
             line["model_digest"] = digest or self.digest
             out.append(line)
         return out
+
+    def clear(self) -> None:
+        """Forget all traffic and whatever was found in it."""
+        for name in ("monitoring", "reports", "logs"):
+            shutil.rmtree(self.settings.state_dir / name, ignore_errors=True)
 
     def log(self, lines: list[dict[str, Any]]) -> None:
         """Make these the prediction log."""

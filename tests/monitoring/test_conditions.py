@@ -107,7 +107,10 @@ def test_a_shadow_worse_on_broken_vectors_only_shows_there(gather: Gather) -> No
     assert {measure.name for measure in loss.values()} == {"log_loss"}
     assert loss["stale"].shadow - loss["stale"].answered > 0.1
     assert abs(loss["fresh"].shadow - loss["fresh"].answered) < 0.05
-    assert found["stale"].disagreement > 2 * found["fresh"].disagreement  # type: ignore[operator]
+    stale, fresh = found["stale"].disagreement, found["fresh"].disagreement
+    assert stale is not None
+    assert fresh is not None
+    assert stale > 2 * fresh
 
 
 def test_rows_dated_later_than_the_clock_are_counted_and_left_out(pair: Callable[[Logs], Paired]) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
@@ -27,11 +25,19 @@ from service.routing import Router
 from service.settings import Settings
 from service.wire import Taken
 from tests.bundle import primary_contract, settings_in
+from tests.monitoring.jobs import Job, Ran
 from tests.monitoring.logs import START, Logs, label_line, prediction_line
 
 HOUR = timedelta(hours=1)
 NOW = START + timedelta(days=3)
-Job = Callable[..., tuple[int, dict[str, Any]]]
+
+
+class LabelsJob(Job):
+    """The job that takes labels."""
+
+    def __call__(self, file: Path | None = None, *arguments: str) -> Ran:
+        """Run it, with a file or without."""
+        return self.run(*(("--file", str(file)) if file else ()), *arguments)
 
 
 @pytest.fixture
@@ -44,16 +50,9 @@ def bundle(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def job(bundle: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Job:
+def job(bundle: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> LabelsJob:
     monkeypatch.setattr(labels_job, "settings", lambda: bundle)
-
-    def run(file: Path | None = None, *arguments: str) -> tuple[int, dict[str, Any]]:
-        code = labels_job.main([*(("--file", str(file)) if file else ()), *arguments])
-        printed = capsys.readouterr()
-        run.out, run.err = printed.out, printed.err  # type: ignore[attr-defined]
-        return code, json.loads(printed.out.splitlines()[-1]) if printed.out else {}
-
-    return run
+    return LabelsJob(labels_job.main, capsys)
 
 
 def csv(folder: Path, *rows: str, head: str = "request_id,label,at", name: str = "labels.csv") -> Path:
@@ -80,7 +79,7 @@ def kinds(last: dict[str, Any]) -> dict[str, int]:
     return found
 
 
-def test_a_file_becomes_the_label_log(bundle: Settings, job: Job, tmp_path: Path) -> None:
+def test_a_file_becomes_the_label_log(bundle: Settings, job: LabelsJob, tmp_path: Path) -> None:
     code, last = job(csv(tmp_path, f"r0,1,{hour(5)}", f"r1,0,{hour(6)}"))
 
     assert code == 0
@@ -88,7 +87,7 @@ def test_a_file_becomes_the_label_log(bundle: Settings, job: Job, tmp_path: Path
     assert truth(bundle) == {"r0": 1.0, "r1": 0.0}
 
 
-def test_the_same_file_again_writes_nothing(bundle: Settings, job: Job, tmp_path: Path) -> None:
+def test_the_same_file_again_writes_nothing(bundle: Settings, job: LabelsJob, tmp_path: Path) -> None:
     file = csv(tmp_path, f"r0,1,{hour(5)}", "r1,0,")
     job(file)
 
@@ -99,7 +98,9 @@ def test_the_same_file_again_writes_nothing(bundle: Settings, job: Job, tmp_path
     assert lines(bundle) == 2
 
 
-def test_a_correction_is_appended_and_the_one_known_last_counts(bundle: Settings, job: Job, tmp_path: Path) -> None:
+def test_a_correction_is_appended_and_the_one_known_last_counts(
+    bundle: Settings, job: LabelsJob, tmp_path: Path
+) -> None:
     job(csv(tmp_path, f"r0,1,{hour(5)}"))
 
     _, later = job(csv(tmp_path, f"r0,0,{hour(9)}"))
@@ -111,7 +112,7 @@ def test_a_correction_is_appended_and_the_one_known_last_counts(bundle: Settings
     assert truth(bundle) == {"r0": 0.0}
 
 
-def test_two_labels_of_one_instant_are_neither_believed(bundle: Settings, job: Job, tmp_path: Path) -> None:
+def test_two_labels_of_one_instant_are_neither_believed(bundle: Settings, job: LabelsJob, tmp_path: Path) -> None:
     job(csv(tmp_path, f"r0,1,{hour(5)}"))
 
     _, last = job(csv(tmp_path, f"r0,0,{hour(5)}", f"r1,0,{hour(5)}", f"r1,1,{hour(5)}"))
@@ -120,7 +121,7 @@ def test_two_labels_of_one_instant_are_neither_believed(bundle: Settings, job: J
     assert truth(bundle) == {"r0": 1.0}
 
 
-def test_every_fault_is_counted_and_shown_by_its_line(bundle: Settings, job: Job, tmp_path: Path) -> None:
+def test_every_fault_is_counted_and_shown_by_its_line(bundle: Settings, job: LabelsJob, tmp_path: Path) -> None:
     rows = (
         f"r0,1,{hour(5)}", f"r0,1,{hour(6)}", f"ghost,1,{hour(5)}", f"r5,1,{hour(1)}", f"r1,2,{hour(5)}",
         f"r1,true,{hour(5)}", f"r1,,{hour(5)}", f",1,{hour(5)}", "r1,1,yesterday", f"r1,1,{hour(100)}", "r2,1.0,",
@@ -134,11 +135,11 @@ def test_every_fault_is_counted_and_shown_by_its_line(bundle: Settings, job: Job
     }  # fmt: skip
     assert (last["written"], last["already"], last["orphan"], last["early"], last["refused"]) == (2, 1, 1, 1, 6)
     assert last["read"] == 11
-    assert "line 5 (r1), line 6 (r1), line 7 (r1)" in job.out  # type: ignore[attr-defined]
+    assert "line 5 (r1), line 6 (r1), line 7 (r1)" in job.out
     assert truth(bundle) == {"r0": 1.0, "r2": 1.0}
 
 
-def test_strict_writes_nothing_when_a_line_is_set_aside(bundle: Settings, job: Job, tmp_path: Path) -> None:
+def test_strict_writes_nothing_when_a_line_is_set_aside(bundle: Settings, job: LabelsJob, tmp_path: Path) -> None:
     file = csv(tmp_path, f"r0,1,{hour(5)}", f"ghost,1,{hour(5)}")
 
     code, last = job(file, "--strict")
@@ -149,7 +150,7 @@ def test_strict_writes_nothing_when_a_line_is_set_aside(bundle: Settings, job: J
 
 
 @pytest.mark.parametrize("kind", [".jsonl", ".parquet"])
-def test_other_kinds_of_file_say_the_same(bundle: Settings, job: Job, tmp_path: Path, kind: str) -> None:
+def test_other_kinds_of_file_say_the_same(bundle: Settings, job: LabelsJob, tmp_path: Path, kind: str) -> None:
     rows: list[dict[str, Any]] = [
         {"request_id": "r0", "label": 1, "at": hour(5)}, {"request_id": "r1", "label": 0.0, "at": hour(5)},
         {"request_id": "r2", "label": None, "at": hour(5)},
@@ -182,7 +183,7 @@ def test_other_kinds_of_file_say_the_same(bundle: Settings, job: Job, tmp_path: 
     ],
 )
 def test_a_file_that_is_no_table_of_labels_changes_nothing(
-    bundle: Settings, job: Job, tmp_path: Path, name: str, content: bytes | None, told: str
+    bundle: Settings, job: LabelsJob, tmp_path: Path, name: str, content: bytes | None, told: str
 ) -> None:
     file = tmp_path / name
     if content is not None:
@@ -191,11 +192,11 @@ def test_a_file_that_is_no_table_of_labels_changes_nothing(
     code, _ = job(file)
 
     assert code == 2
-    assert told in job.err  # type: ignore[attr-defined]
+    assert told in job.err
     assert not (bundle.log_dir / "labels").exists() or lines(bundle) == 0
 
 
-def test_without_a_file_it_says_how_much_truth_there_is(bundle: Settings, job: Job, tmp_path: Path) -> None:
+def test_without_a_file_it_says_how_much_truth_there_is(bundle: Settings, job: LabelsJob, tmp_path: Path) -> None:
     job(csv(tmp_path, *(f"r{i},{i % 2},{hour(i + 4)}" for i in range(8))))
 
     code, last = job()
@@ -212,17 +213,17 @@ def test_without_a_file_it_says_how_much_truth_there_is(bundle: Settings, job: J
 
 
 def test_labels_that_cannot_be_kept_fail_the_job(
-    bundle: Settings, job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bundle: Settings, job: LabelsJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(SegmentLog, "append", lambda *_: False)
 
     code, last = job(csv(tmp_path, f"r0,1,{hour(5)}"))
 
     assert (code, last["written"]) == (1, 0)
-    assert "1 labels could not be kept" in job.err  # type: ignore[attr-defined]
+    assert "1 labels could not be kept" in job.err
 
 
-def test_the_service_and_the_job_agree(bundle: Settings, job: Job, tmp_path: Path) -> None:
+def test_the_service_and_the_job_agree(bundle: Settings, job: LabelsJob, tmp_path: Path) -> None:
     rows = [("r0", 1, 5), ("r1", 0, 5), ("r0", 0, 9), ("r2", 1, 7), ("r2", 1, 8), ("ghost", 1, 5), ("r9", 1, 2)]
     job(csv(tmp_path, *(f"{name},{label},{hour(at)}" for name, label, at in rows)))
     by_file = truth(bundle)
@@ -278,7 +279,7 @@ def test_sorting_twice_adds_nothing_and_never_changes_the_past(
     assert not {(name, at) for name, _, at in written} & {(name, at) for name, _, at in kept}
 
 
-def test_one_line_of_the_log_is_what_the_service_writes(bundle: Settings, job: Job, tmp_path: Path) -> None:
+def test_one_line_of_the_log_is_what_the_service_writes(bundle: Settings, job: LabelsJob, tmp_path: Path) -> None:
     job(csv(tmp_path, f"r0,1,{hour(5)}"))
 
     line = orjson.loads(log_lines(bundle)[0])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,11 @@ import pandas as pd
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from monitoring import monitor_job
 from monitoring.drift_store import Window, read_windows
+from tests.monitoring.jobs import MonitorJob
 from tests.monitoring.monitored import START, Monitored, monitored, rows
 
 DAYS, A_DAY = 21, 150
-Job = Callable[..., tuple[int, dict[str, Any]]]
 
 
 @pytest.fixture(scope="module")
@@ -27,25 +25,13 @@ def packaged(tmp_path_factory: pytest.TempPathFactory) -> Monitored:
 
 @pytest.fixture
 def model(packaged: Monitored) -> Monitored:
-    for name in ("monitoring", "reports", "logs"):
-        folder = packaged.settings.state_dir / name
-        for path in sorted(folder.rglob("*"), reverse=True) if folder.exists() else ():
-            path.rmdir() if path.is_dir() else path.unlink()
+    packaged.clear()
     return packaged
 
 
 @pytest.fixture
-def job(model: Monitored, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Job:
-    def run(*arguments: str, days: float = DAYS, evidently: bool = False) -> tuple[int, dict[str, Any]]:
-        now = START + timedelta(days=days)
-        own = model.settings.model_copy(update={"clock": now.isoformat()})
-        monkeypatch.setattr(monitor_job, "settings", lambda: own)
-        code = monitor_job.main([*arguments, *(() if evidently else ("--no-evidently",))])
-        printed = capsys.readouterr()
-        run.err = printed.err  # type: ignore[attr-defined]
-        return code, json.loads(printed.out.splitlines()[-1]) if printed.out else {}
-
-    return run
+def job(model: Monitored, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> MonitorJob:
+    return MonitorJob(model, monkeypatch, capsys, DAYS)
 
 
 def traffic(model: Monitored, seed: int = 9, days: int = DAYS) -> pd.DataFrame:
@@ -56,7 +42,7 @@ def stored(model: Monitored) -> tuple[Window, ...]:
     return read_windows(model.settings.state_dir / "monitoring").windows
 
 
-def test_traffic_like_training_raises_no_alarm(model: Monitored, job: Job) -> None:
+def test_traffic_like_training_raises_no_alarm(model: Monitored, job: MonitorJob) -> None:
     model.log(model.lines(traffic(model)))
 
     code, last = job()
@@ -67,7 +53,7 @@ def test_traffic_like_training_raises_no_alarm(model: Monitored, job: Job) -> No
     assert {"rows", "seconds", "peak_mb", "alarms"} <= set(last)
 
 
-def test_planted_faults_are_found_and_named(model: Monitored, job: Job) -> None:
+def test_planted_faults_are_found_and_named(model: Monitored, job: MonitorJob) -> None:
     frame = traffic(model)
     late = frame["event_timestamp"] >= pd.Timestamp(START + timedelta(days=17))
     frame.loc[late, "dewp"] += 4.0
@@ -89,7 +75,7 @@ def test_planted_faults_are_found_and_named(model: Monitored, job: Job) -> None:
     assert {w.start for w in stored(model) if w.alarms} == {START + timedelta(days=d) for d in range(17, 21)}
 
 
-def test_one_odd_day_is_told_once(model: Monitored, job: Job) -> None:
+def test_one_odd_day_is_told_once(model: Monitored, job: MonitorJob) -> None:
     frame = traffic(model)
     day = (frame["event_timestamp"] - pd.Timestamp(START)).dt.days
     frame.loc[day == 12, "dewp"] += 40.0
@@ -100,7 +86,7 @@ def test_one_odd_day_is_told_once(model: Monitored, job: Job) -> None:
     assert {(w.start - START).days: w.alarms for w in stored(model) if w.alarms} == {12: ("drift:dewp",)}
 
 
-def test_a_shift_of_the_predictions_is_found(model: Monitored, job: Job) -> None:
+def test_a_shift_of_the_predictions_is_found(model: Monitored, job: MonitorJob) -> None:
     frame = traffic(model)
     frame.loc[frame["event_timestamp"] >= pd.Timestamp(START + timedelta(days=19)), "temp"] += 2.5
     model.log(model.lines(frame))
@@ -110,7 +96,7 @@ def test_a_shift_of_the_predictions_is_found(model: Monitored, job: Job) -> None
     assert {"mean_shift", "mean_shift_lasting", "drift:temp"} <= set(last["standing"])
 
 
-def test_a_finished_window_is_judged_once(model: Monitored, job: Job) -> None:
+def test_a_finished_window_is_judged_once(model: Monitored, job: MonitorJob) -> None:
     model.log(model.lines(traffic(model)))
     _, first = job(days=10)
     before = stored(model)
@@ -122,7 +108,7 @@ def test_a_finished_window_is_judged_once(model: Monitored, job: Job) -> None:
     assert stored(model)[:10] == before
 
 
-def test_day_by_day_or_all_at_once_gives_the_same(model: Monitored, job: Job) -> None:
+def test_day_by_day_or_all_at_once_gives_the_same(model: Monitored, job: MonitorJob) -> None:
     frame = traffic(model)
     frame.loc[frame["event_timestamp"] >= pd.Timestamp(START + timedelta(days=12)), "temp"] += 1.0
     model.log(model.lines(frame))
@@ -135,7 +121,7 @@ def test_day_by_day_or_all_at_once_gives_the_same(model: Monitored, job: Job) ->
     assert stored(model) == piecemeal
 
 
-def test_results_outlive_the_log(model: Monitored, job: Job) -> None:
+def test_results_outlive_the_log(model: Monitored, job: MonitorJob) -> None:
     model.log(model.lines(traffic(model)))
     job()
     before = stored(model)
@@ -148,7 +134,7 @@ def test_results_outlive_the_log(model: Monitored, job: Job) -> None:
     assert (last["judged_now"], last["no_data"]) == (0, 2)
 
 
-def test_quiet_and_empty_windows_are_no_data(model: Monitored, job: Job) -> None:
+def test_quiet_and_empty_windows_are_no_data(model: Monitored, job: MonitorJob) -> None:
     frame = traffic(model)
     day = (frame["event_timestamp"] - pd.Timestamp(START)).dt.days
     quiet = frame[(day != 5) & ((day != 6) | (frame.index % 10 == 0))]
@@ -163,7 +149,7 @@ def test_quiet_and_empty_windows_are_no_data(model: Monitored, job: Job) -> None
     assert found[START + timedelta(days=6)] == ("no data", "15 requests, needs 100")
 
 
-def test_a_window_in_which_models_change_is_split(model: Monitored, job: Job, tmp_path: Path) -> None:
+def test_a_window_in_which_models_change_is_split(model: Monitored, job: MonitorJob, tmp_path: Path) -> None:
     other = monitored(model.settings.models_dir.parent, seed=2)
     frame = traffic(model)
     moved = frame["event_timestamp"] >= pd.Timestamp(START + timedelta(days=10, hours=12))
@@ -182,7 +168,7 @@ def test_a_window_in_which_models_change_is_split(model: Monitored, job: Job, tm
     assert last["alarms"] == 0
 
 
-def test_records_of_the_future_and_of_long_ago_are_counted_and_set_aside(model: Monitored, job: Job) -> None:
+def test_records_of_the_future_and_of_long_ago_are_counted_and_set_aside(model: Monitored, job: MonitorJob) -> None:
     lines = model.lines(traffic(model))
     lines[0]["at"] = START + timedelta(days=400)
     lines[1]["at"] = START - timedelta(days=15000)
@@ -201,7 +187,7 @@ def test_records_of_the_future_and_of_long_ago_are_counted_and_set_aside(model: 
     assert "1 predictions repeating a request id" in page
 
 
-def test_a_running_window_waits(model: Monitored, job: Job) -> None:
+def test_a_running_window_waits(model: Monitored, job: MonitorJob) -> None:
     model.log(model.lines(traffic(model)))
 
     _, last = job(days=7.5)
@@ -209,7 +195,7 @@ def test_a_running_window_waits(model: Monitored, job: Job) -> None:
     assert last["windows"] == 7
 
 
-def test_records_that_come_late_are_said_and_judged_on_demand(model: Monitored, job: Job) -> None:
+def test_records_that_come_late_are_said_and_judged_on_demand(model: Monitored, job: MonitorJob) -> None:
     lines = model.lines(traffic(model))
     model.log([line for i, line in enumerate(lines) if i % 5])
     job()
@@ -224,7 +210,7 @@ def test_records_that_come_late_are_said_and_judged_on_demand(model: Monitored, 
     assert stored(model)[0].rows == A_DAY
 
 
-def test_a_model_whose_package_is_gone_fails_the_run_and_is_tried_again(model: Monitored, job: Job) -> None:
+def test_a_model_whose_package_is_gone_fails_the_run_and_is_tried_again(model: Monitored, job: MonitorJob) -> None:
     frame = traffic(model)
     known = frame["event_timestamp"] < pd.Timestamp(START + timedelta(days=10))
     model.log(model.lines(frame[known]) + model.lines(frame[~known], digest="e" * 64))
@@ -233,7 +219,7 @@ def test_a_model_whose_package_is_gone_fails_the_run_and_is_tried_again(model: M
 
     assert code == 1
     assert last["judged_now"] == 10
-    assert f"windows of model {'e' * 12} cannot be judged" in job.err  # type: ignore[attr-defined]
+    assert f"windows of model {'e' * 12} cannot be judged" in job.err
     assert {w.digest for w in stored(model)} == {model.digest, None}
 
 
@@ -250,7 +236,7 @@ def test_a_model_whose_package_is_gone_fails_the_run_and_is_tried_again(model: M
     ],
 )
 def test_what_a_damaged_yardstick_lacks_is_no_data_with_its_reason(
-    model: Monitored, job: Job, changes: dict[str, Any], told: str, silent: set[str]
+    model: Monitored, job: MonitorJob, changes: dict[str, Any], told: str, silent: set[str]
 ) -> None:
     damaged = monitored(model.settings.models_dir.parent, seed=3, changes=changes)
     model.log(damaged.lines(traffic(model)))
@@ -265,7 +251,7 @@ def test_what_a_damaged_yardstick_lacks_is_no_data_with_its_reason(
 
 
 def test_a_column_that_left_the_contract_is_judged_for_the_model_that_takes_it(
-    model: Monitored, job: Job, monkeypatch: pytest.MonkeyPatch
+    model: Monitored, job: MonitorJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from feature_repo import features
     from service import definitions
@@ -285,15 +271,15 @@ def test_a_column_that_left_the_contract_is_judged_for_the_model_that_takes_it(
     assert "dewp is not in today&#39;s contract" in page
 
 
-def test_nothing_at_all_says_what_to_do(model: Monitored, job: Job) -> None:
+def test_nothing_at_all_says_what_to_do(model: Monitored, job: MonitorJob) -> None:
     code, last = job()
 
     assert (code, last) == (2, {})
-    assert "no predictions in" in job.err  # type: ignore[attr-defined]
-    assert "run `make serve`" in job.err  # type: ignore[attr-defined]
+    assert "no predictions in" in job.err
+    assert "run `make serve`" in job.err
 
 
-def test_a_torn_line_of_results_is_judged_again(model: Monitored, job: Job) -> None:
+def test_a_torn_line_of_results_is_judged_again(model: Monitored, job: MonitorJob) -> None:
     model.log(model.lines(traffic(model)))
     job()
     path = model.settings.state_dir / "monitoring" / "windows.jsonl"
@@ -306,7 +292,7 @@ def test_a_torn_line_of_results_is_judged_again(model: Monitored, job: Job) -> N
     assert path.read_text().splitlines() == lines
 
 
-def test_a_redacted_feature_is_neither_missing_nor_judged(model: Monitored, job: Job) -> None:
+def test_a_redacted_feature_is_neither_missing_nor_judged(model: Monitored, job: MonitorJob) -> None:
     lines = model.lines(traffic(model))
     for line in lines:
         line["vector"]["humid"] = None
@@ -324,7 +310,7 @@ def test_a_redacted_feature_is_neither_missing_nor_judged(model: Monitored, job:
     }
 
 
-def test_the_series_are_those_of_the_newest_window(model: Monitored, job: Job) -> None:
+def test_the_series_are_those_of_the_newest_window(model: Monitored, job: MonitorJob) -> None:
     model.log(model.lines(traffic(model)))
     _, last = job()
 
@@ -343,7 +329,7 @@ def test_the_series_are_those_of_the_newest_window(model: Monitored, job: Job) -
     }  # fmt: skip
 
 
-def test_a_business_figure_is_watched(model: Monitored, job: Job, tmp_path: Path) -> None:
+def test_a_business_figure_is_watched(model: Monitored, job: MonitorJob, tmp_path: Path) -> None:
     model.log(model.lines(traffic(model)))
     figures = tmp_path / "figures.csv"
     lines = [f"{START + timedelta(days=d, hours=3):%Y-%m-%dT%H:%M:%S},{100 + d % 4}" for d in range(DAYS - 1)]
@@ -355,10 +341,10 @@ def test_a_business_figure_is_watched(model: Monitored, job: Job, tmp_path: Path
 
     assert last["standing"] == ["business"]
     assert code == 2
-    assert "needs at and value" in job.err  # type: ignore[attr-defined]
+    assert "needs at and value" in job.err
 
 
-def test_the_page_loads_nothing_and_evidently_stands_beside_it(model: Monitored, job: Job) -> None:
+def test_the_page_loads_nothing_and_evidently_stands_beside_it(model: Monitored, job: MonitorJob) -> None:
     model.log(model.lines(traffic(model, days=8)))
 
     job(days=8, evidently=True)

@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from monitoring import monitor_job
 from monitoring.performance_run import Stretch
 from monitoring.performance_store import FILE, SERIES, merged, read_stretches
+from tests.monitoring.jobs import MonitorJob
 from tests.monitoring.logs import Logs
 from tests.monitoring.monitored import START, Monitored, monitored, rows
 
@@ -29,20 +29,17 @@ def packaged(tmp_path_factory: pytest.TempPathFactory) -> Monitored:
 
 @pytest.fixture
 def model(packaged: Monitored) -> Monitored:
-    for name in ("monitoring", "reports", "logs"):
-        folder = packaged.settings.state_dir / name
-        for path in sorted(folder.rglob("*"), reverse=True) if folder.exists() else ():
-            path.rmdir() if path.is_dir() else path.unlink()
+    packaged.clear()
     return packaged
 
 
 @pytest.fixture
 def job(model: Monitored, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Job:
-    def run(days: float = DAYS) -> dict[str, Any]:
-        own = model.settings.model_copy(update={"clock": (START + days * DAY).isoformat()})
-        monkeypatch.setattr(monitor_job, "settings", lambda: own)
-        assert monitor_job.main(["--no-evidently"]) == 0
-        last: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    monitor = MonitorJob(model, monkeypatch, capsys, DAYS)
+
+    def run() -> dict[str, Any]:
+        code, last = monitor()
+        assert code == 0
         return last
 
     return run

@@ -58,9 +58,9 @@ def test_a_short_alarm_and_a_broken_feed_ask_for_none(alarm: Alarm) -> None:
     assert decide(replace(QUIET, alarms=(alarm,)), Limits()).decision == "wait"
 
 
-@pytest.mark.parametrize("past", [{"newest": NOW - 6 * DAY}, {"decided": NOW - 6 * DAY}])
-def test_a_training_or_a_refusal_within_the_cool_down_holds_the_next_one_back(past: dict[str, datetime]) -> None:
-    decision = decide(replace(QUIET, trained=NOW - 40 * DAY, **past), Limits())  # type: ignore[arg-type]
+@pytest.mark.parametrize("past", [replace(QUIET, newest=NOW - 6 * DAY), replace(QUIET, decided=NOW - 6 * DAY)])
+def test_a_training_or_a_refusal_within_the_cool_down_holds_the_next_one_back(past: Facts) -> None:
+    decision = decide(replace(past, trained=NOW - 40 * DAY), Limits())
 
     assert decision.decision == "wait"
     assert outcomes(decision)["cooldown"] == "blocked"

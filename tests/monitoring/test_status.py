@@ -68,8 +68,8 @@ def columned(*alarms: str) -> Measured:
     return replace(WELL, windows=window(columns=(column(*alarms),)))
 
 
-def busy(**counts: int) -> Measured:
-    return replace(WELL, traffic=replace(TRAFFIC, **counts))  # type: ignore[arg-type]
+def busy(traffic: Traffic) -> Measured:
+    return replace(WELL, traffic=traffic)
 
 
 def playing(*played: Played) -> Measured:
@@ -103,10 +103,10 @@ def test_seven_tiles_in_order_all_well() -> None:
         (checked(check("domain", "alarm")), "drift", "alarm"),
         (replace(WELL, windows=()), "drift", "no data"),
         (replace(WELL, windows=window(columns=())), "drift", "no data"),
-        (busy(stale=51), "features", "alarm"),
-        (busy(stale=45), "features", "attention"),
-        (busy(missing=51), "features", "attention"),
-        (busy(future=1), "features", "alarm"),
+        (busy(replace(TRAFFIC, stale=51)), "features", "alarm"),
+        (busy(replace(TRAFFIC, stale=45)), "features", "attention"),
+        (busy(replace(TRAFFIC, missing=51)), "features", "attention"),
+        (busy(replace(TRAFFIC, future=1)), "features", "alarm"),
         (replace(WELL, traffic=None), "features", "no data"),
         (checked(check("latency", "alarm", 60.0, 50.0)), "latency", "alarm"),
         (checked(check("latency", "ok", 45.0, 50.0)), "latency", "attention"),
@@ -122,9 +122,9 @@ def test_seven_tiles_in_order_all_well() -> None:
         (playing(), "pipeline", "no data"),
         (playing(Played("primary", "1", "p", RECORD)), "fallback", "alarm"),
         (playing(Played("fallback", "2", "f", None, "damaged")), "fallback", "alarm"),
-        (busy(fallback=101), "fallback", "alarm"),
-        (busy(fallback=60), "fallback", "attention"),
-        (busy(unanswered=1), "fallback", "alarm"),
+        (busy(replace(TRAFFIC, fallback=101)), "fallback", "alarm"),
+        (busy(replace(TRAFFIC, fallback=60)), "fallback", "attention"),
+        (busy(replace(TRAFFIC, unanswered=1)), "fallback", "alarm"),
         (replace(WELL, traffic=None), "fallback", "no data"),
     ],
 )  # fmt: skip

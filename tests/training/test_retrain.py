@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from deploy.retrain import Say, retrain
+from deploy.retrain import retrain
 from service.clock import parse_instant
+from service.progress import Say
 from service.roles import read_roles
 from service.settings import Settings
 from tests.bundle import settings_in
