@@ -35,12 +35,17 @@ class LogLines:
 
     Attributes:
         torn: lines that are no JSON object, torn tails included.
-        gaps: records that were to be written and were not, by the ``seq`` of each process.
+        missed: records that each process, by id, was to write and did not, by the ``seq`` of those after them.
     """
 
     lines: Sequence[Line] = ()
     torn: int = 0
-    gaps: int = 0
+    missed: Mapping[int, int] = field(default_factory=dict)
+
+    @property
+    def gaps(self) -> int:
+        """Missed records of all processes."""
+        return sum(self.missed.values())
 
     @property
     def by_id(self) -> dict[str, Line]:
@@ -51,10 +56,11 @@ class LogLines:
 def read_log(folders: Iterable[Path]) -> LogLines:
     """Read every segment below some folders."""
     lines: list[Line] = []
-    torn, numbers, last = 0, Counter[str](), defaultdict[str, int](int)
+    torn, numbers, last, pids = 0, Counter[str](), defaultdict[str, int](int), dict[str, int]()
     for path in sorted(p for folder in folders for p in folder.glob("*.jsonl")):
         found = _WRITER.search(path.name)
         process, pid = (found["process"], int(found["pid"])) if found else (path.name, 0)
+        pids[process] = pid
         for text in path.read_bytes().splitlines():
             try:
                 record = dict(json.loads(text))
@@ -65,8 +71,10 @@ def read_log(folders: Iterable[Path]) -> LogLines:
             if not record.get("closed"):
                 numbers[process] += 1
                 lines.append(Line(record, process, pid))
-    gaps = sum(max(0, last[process] - numbers[process]) for process in last)
-    return LogLines(lines, torn, gaps)
+    missed = Counter[int]()
+    for process, number in last.items():
+        missed[pids[process]] += max(0, number - numbers[process])
+    return LogLines(lines, torn, missed)
 
 
 @dataclass(frozen=True)
@@ -183,7 +191,8 @@ def check_ledger(
     sampled = {n: line for n, line in predictions.by_id.items() if line.record["shadow_sampled"]}
     records = shadow.by_id
     missing = [line for name, line in sampled.items() if name not in records]
-    queued = sum(line.pid in killed for line in missing)
+    # What a worker could not write before it was killed is among the unwritten already.
+    queued = max(0, sum(line.pid in killed for line in missing) - sum(shadow.missed.get(pid, 0) for pid in killed))
     dropped = Counter(str(r.record["reason"]) for r in records.values() if r.record["outcome"] != "scored")
     return Ledger(
         sampled=len(sampled),

@@ -15,7 +15,8 @@ from feast import FeatureStore
 
 from monitoring import export
 from monitoring.distributions import Shift, shifts
-from monitoring.parity import Bools, Parity, Vectors, compare, is_stored
+from monitoring.parity import Parity, compare, is_stored
+from monitoring.parity_causes import Bools, Vectors
 from monitoring.redacted import removed, stood_in, unknowable
 from service.contract import Contract
 from service.errors import DataError, NotReady, PackageError

@@ -15,7 +15,8 @@ import pytest
 
 from monitoring import skew_job
 from monitoring.distributions import shifts
-from monitoring.parity import OFFSETS, FeatureParity, same
+from monitoring.parity import FeatureParity
+from monitoring.parity_causes import OFFSETS, same
 from monitoring.skew import Audit, audit
 from service.errors import NotReady
 from service.roles import read_roles

@@ -21,11 +21,13 @@ from service.package import PackagedModel
 from service.roles import Role, read_roles
 from service.settings import Settings
 from tests.bundle import seat_model, settings_in
-from training import estimator, gate
+from training import estimator, gate_measure
 from training import train as train_module
 from training.dataset import join_features
 from training.fitting import Fitted, fit_role, known_rows
-from training.gate import LIMITS, Check, GateRefused, Incumbent, Limits, decide, find_incumbent, measure
+from training.gate import GateRefused
+from training.gate_measure import Incumbent, find_incumbent, measure
+from training.gate_rules import LIMITS, Check, Limits, decide
 from training.store import apply, open_store
 from training.train import train
 
@@ -165,7 +167,7 @@ def test_a_much_slower_model_is_refused_beside_the_incumbent_and_alone(
         # By scoring a row many times over, as a thousand times larger a model would.
         return lambda x: score(np.repeat(x, 4000, axis=0))[: len(x)] if len(x) == 1 else score(x)
 
-    monkeypatch.setattr(gate, "open_model", slow)
+    monkeypatch.setattr(gate_measure, "open_model", slow)
 
     beside, alone = failed(newer, incumbent), failed(newer, None)
 
