@@ -54,8 +54,13 @@ class LogLines:
 
 
 def read_log(folders: Iterable[Path]) -> LogLines:
-    """Read every segment below some folders."""
+    """Read every segment below some folders.
+
+    Who finds that a segment was deleted while a record went into it writes that record again, into the next one: both
+    are one record, which only somebody who kept the deleted segment can see twice.
+    """
     lines: list[Line] = []
+    homes: dict[tuple[str, int], Path] = {}
     torn, numbers, last, pids = 0, Counter[str](), defaultdict[str, int](int), dict[str, int]()
     for path in sorted(p for folder in folders for p in folder.glob("*.jsonl")):
         found = _WRITER.search(path.name)
@@ -67,8 +72,9 @@ def read_log(folders: Iterable[Path]) -> LogLines:
             except ValueError:
                 torn += 1
                 continue
-            last[process] = max(last[process], record.get("seq", 0))
-            if not record.get("closed"):
+            seq = record.get("seq", 0)
+            last[process] = max(last[process], seq)
+            if not record.get("closed") and homes.setdefault((process, seq), path) == path:
                 numbers[process] += 1
                 lines.append(Line(record, process, pid))
     missed = Counter[int]()

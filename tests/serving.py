@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import time
@@ -11,6 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import aiohttp
 
 from deploy.demo import environment, serving
 from service.clock import write_clock
@@ -121,3 +124,23 @@ def served(bundle: Bundle, folder: Path, **variables: str) -> Iterator[Served]:
     write_clock(bundle.settings.state_dir / "clock", NOW)
     with serving({**environment(folder), **PATIENT, **variables}, folder / "serve.log") as url:
         yield Served(url, bundle)
+
+
+def load(url: str, count: int, width: int, bodies: list[bytes]) -> list[tuple[int, Any]]:
+    """Send ``count`` requests, ``width`` at a time; returns status and answer of each."""
+
+    async def run() -> list[tuple[int, Any]]:
+        results: list[tuple[int, Any]] = []
+        todo = iter(range(count))
+        headers = {"Content-Type": "application/json"}
+        async with aiohttp.ClientSession() as session:
+
+            async def work() -> None:
+                for i in todo:
+                    async with session.post(f"{url}/predict", data=bodies[i % len(bodies)], headers=headers) as answer:
+                        results.append((answer.status, await answer.json()))
+
+            await asyncio.gather(*(work() for _ in range(width)))
+        return results
+
+    return asyncio.run(run())

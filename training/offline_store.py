@@ -22,16 +22,16 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from feast.feature_view import DUMMY_ENTITY_ID, FeatureView
-from feast.infra.offline_stores import offline_utils
 from feast.infra.offline_stores.duckdb import DuckDBOfflineStore, DuckDBOfflineStoreConfig
 from feast.infra.offline_stores.file_source import FileSource
 from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMetadata
 from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_config import RepoConfig
 from feast.saved_dataset import SavedDatasetStorage
-from feast.type_map import feast_value_type_to_pa
 
 from service.errors import DataError
+from training.offline_entities import Entities, connect, escaped, first_line, read_entities
+from training.offline_on_demand import Step, base_name
 
 ROW = "__row"
 AT = "__at"
@@ -73,36 +73,6 @@ class Join:
     by_created: bool
 
 
-@dataclass(frozen=True)
-class Entities:
-    """The rows to join features to: a frame, or SQL when there may be too many for one.
-
-    Attributes:
-        stamp: column with the moment of each row.
-        columns: all of them, in order.
-    """
-
-    source: pd.DataFrame | str
-    stamp: str
-    columns: tuple[str, ...]
-
-    def chunks(self, rows: int) -> Iterator[pa.Table]:
-        """The rows in order, so many at a time; at least one chunk, which may be empty."""
-        if isinstance(self.source, pd.DataFrame):
-            schema = _schema(self.source)
-            for start in range(0, max(len(self.source), 1), rows):
-                yield pa.Table.from_pandas(self.source.iloc[start : start + rows], schema, preserve_index=False)
-            return
-        with _connection() as connection:
-            reader = connection.sql(self.source).to_arrow_reader(rows)
-            empty = True
-            for batch in reader:
-                empty = False
-                yield pa.Table.from_batches([batch])
-            if empty:
-                yield reader.schema.empty_table()
-
-
 class AsofOfflineStore(DuckDBOfflineStore):  # type: ignore[misc]  # same
     """Feast's DuckDB store with another point-in-time join."""
 
@@ -139,7 +109,9 @@ class AsofOfflineStore(DuckDBOfflineStore):  # type: ignore[misc]  # same
         # The references include what on-demand views read: Feast adds it (feast 0.67).
         joins = [_join(view, feature_refs, full_feature_names, filter_by_created_timestamp) for view in feature_views]
         chunk_rows = getattr(config.offline_store, "chunk_rows", 500_000)
-        return AsofRetrievalJob(_entities(entity_df), joins, on_demand, full_feature_names, feature_refs, chunk_rows)
+        return AsofRetrievalJob(
+            read_entities(entity_df), joins, on_demand, full_feature_names, feature_refs, chunk_rows
+        )
 
 
 class AsofRetrievalJob(RetrievalJob):  # type: ignore[misc]  # same
@@ -158,7 +130,7 @@ class AsofRetrievalJob(RetrievalJob):  # type: ignore[misc]  # same
         self._joins = joins
         self._full = full_feature_names
         self._refs = list(feature_refs)
-        self._steps = [_Step(view, self._refs, full_feature_names) for view in on_demand]
+        self._steps = [Step(view, self._refs, full_feature_names) for view in on_demand]
         self._chunk_rows = chunk_rows
         names = [*entities.columns, *(name for join in joins for name in join.columns.values())]
         names += [name for step in self._steps for name in step.outputs.values()]
@@ -187,7 +159,7 @@ class AsofRetrievalJob(RetrievalJob):  # type: ignore[misc]  # same
             moments = pd.to_datetime(self._entities.source[stamp], utc=True)
             first, last = moments.min(), moments.max()
         else:
-            with _connection() as connection:
+            with connect() as connection:
                 at = f"{_quoted(stamp)}::TIMESTAMPTZ"
                 sql = f"SELECT min({at}), max({at}) FROM ({self._entities.source}\n)"
                 ((first, last),) = connection.sql(sql).fetchall()
@@ -241,7 +213,7 @@ class AsofRetrievalJob(RetrievalJob):  # type: ignore[misc]  # same
         return _whole(list(self.batches()))
 
     def _joined(self, chunk: pa.Table, pick: Callable[[str, Join, str], list[str]]) -> pa.Table:
-        with _connection() as connection:
+        with connect() as connection:
             connection.register("given", chunk)
             stamp = _quoted(self._entities.stamp)
             try:
@@ -251,7 +223,7 @@ class AsofRetrievalJob(RetrievalJob):  # type: ignore[misc]  # same
                     f"row_number() OVER () AS {ROW} FROM given"
                 )
             except duckdb.Error as error:
-                msg = f"column {self._entities.stamp} of the entity rows holds no moments ({_line(error)})"
+                msg = f"column {self._entities.stamp} of the entity rows holds no moments ({first_line(error)})"
                 raise DataError(msg) from error
             ((first, last),) = connection.sql(f"SELECT min({stamp}), max({stamp}) FROM entities").fetchall()
             picked, joined = ["e.*"], ["entities e"]
@@ -286,16 +258,18 @@ class AsofRetrievalJob(RetrievalJob):  # type: ignore[misc]  # same
     def _fault(self, error: duckdb.Error) -> str:
         for join in self._joins:
             try:
-                with _connection() as connection:
-                    found = set(connection.sql(f"FROM read_parquet('{_escaped(join.path)}')").columns)
+                with connect() as connection:
+                    found = set(connection.sql(f"FROM read_parquet('{escaped(join.path)}')").columns)
             except duckdb.Error as cause:
-                return f"feature table of {join.view}: {join.path} cannot be read ({_line(cause)}); prepare it again"
+                return (
+                    f"feature table of {join.view}: {join.path} cannot be read ({first_line(cause)}); prepare it again"
+                )
             wanted = {*join.keys, *join.columns, join.stamp, *([join.created] if join.created else [])}
             if missing := sorted(wanted - found):
                 return f"feature table of {join.view}: {join.path} has no column {', '.join(missing)}; prepare it again"
             if unknown := sorted(set(join.keys.values()) - set(self._entities.columns)):
                 return f"the entity rows have no column {', '.join(unknown)}, which is a join key of {join.view}"
-        return f"the point-in-time join failed: {_line(error)}"
+        return f"the point-in-time join failed: {first_line(error)}"
 
     def persist(self, storage: SavedDatasetStorage, allow_overwrite: bool = False, timeout: int | None = None) -> None:
         """Write the result where Feast says, as its DuckDB store does."""
@@ -305,98 +279,8 @@ class AsofRetrievalJob(RetrievalJob):  # type: ignore[misc]  # same
         _write_data_source(ibis.memtable(self.to_arrow()), storage.to_data_source(), "", "overwrite", allow_overwrite)
 
 
-class _Step:
-    """One on-demand view: its columns computed by the very function the service calls."""
-
-    def __init__(self, view: OnDemandFeatureView, refs: Sequence[str], full: bool) -> None:
-        self._view = view
-        self._full = full
-        parts = view.source_feature_view_projections.values()
-        stored = [(f"{_base(p)}__{f.name}" if full else f.name, f.name) for p in parts for f in p.features]
-        self._inputs = [*((name, name) for name in view.get_request_data_schema()), *stored]
-        name = view.projection.name_to_use()
-        wanted = [ref.split(":", 1)[1] for ref in refs if ref.split(":", 1)[0] == name]
-        self.outputs = {feature: f"{_base(view.projection)}__{feature}" if full else feature for feature in wanted}
-        self._types = {f.name: feast_value_type_to_pa(f.dtype.to_value_type()) for f in view.features}
-
-    def appended(self, table: pa.Table, lists: dict[str, list[Any]]) -> pa.Table:
-        """The table with this view's columns; ``lists`` keeps columns already turned into Python objects."""
-        if missing := [column for column, _ in self._inputs if column not in table.column_names]:
-            msg = f"the entity rows have no column {', '.join(missing)}, which on-demand view {self._view.name} reads"
-            raise DataError(msg)
-        # Other modes and one-row functions are rare and run as Feast runs them.
-        if self._view.mode != "python" or self._view.singleton:
-            computed = self._view.transform_arrow(table.select([column for column, _ in self._inputs]), self._full)
-            for feature, name in self.outputs.items():
-                table = table.append_column(name, computed[name].cast(self._types[feature]))
-            return table
-        inputs = {}
-        for column, name in self._inputs:
-            if column not in lists:
-                lists[column] = plain(table[column])
-            # A copy of its own: what one function does to its input must not reach the next.
-            inputs[name] = list(lists[column])
-        answers = self._view.feature_transformation.udf(inputs)
-        if missing := sorted(set(self.outputs) - set(answers)):
-            msg = f"on-demand view {self._view.name} returns no {', '.join(missing)}, which it declares"
-            raise DataError(msg)
-        for feature, name in self.outputs.items():
-            table = table.append_column(name, pa.array(answers[feature], self._types[feature]))
-        return table
-
-
-def plain(column: pa.ChunkedArray) -> list[Any]:
-    """A column as Python objects. Arrow takes 2 µs for a timestamp with a zone; by way of numpy it is 0.2 µs."""
-    if not (pa.types.is_timestamp(column.type) and column.type.tz):
-        values: list[Any] = column.to_pylist()
-        return values
-    moments = column.cast(pa.timestamp("us", column.type.tz)).to_numpy().astype(object)
-    return [None if moment is None else moment.replace(tzinfo=UTC) for moment in moments]
-
-
 def _whole(tables: Sequence[pa.Table]) -> pa.Table:
     return tables[0] if len(tables) == 1 else pa.concat_tables(tables, promote_options="permissive")
-
-
-def _connection() -> duckdb.DuckDBPyConnection:
-    connection = duckdb.connect()
-    connection.execute("SET TimeZone = 'UTC'")
-    return connection
-
-
-def _entities(given: pd.DataFrame | str) -> Entities:
-    if isinstance(given, pd.DataFrame):
-        stamp = offline_utils.infer_event_timestamp_from_entity_df(dict(given.dtypes))
-        frame = given
-        if not isinstance(given[stamp].dtype, pd.DatetimeTZDtype):
-            frame = given.copy(deep=False)
-            try:
-                frame[stamp] = pd.to_datetime(given[stamp], utc=True)
-            except ValueError as error:
-                msg = f"column {stamp} of the entity rows holds no moments ({_line(error)})"
-                raise DataError(msg) from error
-        return Entities(frame, stamp, tuple(str(c) for c in given.columns))
-    sql = given.strip().rstrip(";")
-    # A query is no path, and too long for one to be asked about.
-    if len(sql) < _LONGEST_PATH and (Path(sql).suffix == ".parquet" or Path(sql).is_dir()):
-        sql = f"FROM read_parquet('{_escaped(sql)}')"
-    try:
-        with _connection() as connection:
-            types = dict(connection.sql(f"SELECT * FROM ({sql}\n) LIMIT 0").df().dtypes)
-    except duckdb.Error as error:
-        msg = f"the entity rows cannot be read from {given!r} ({_line(error)}); give a frame, SQL or a parquet file"
-        raise DataError(msg) from error
-    return Entities(sql, offline_utils.infer_event_timestamp_from_entity_df(types), tuple(types))
-
-
-def _schema(frame: pd.DataFrame) -> pa.Schema:
-    """Its types as Arrow's, the same for every chunk; a column without any value is text."""
-    try:
-        schema = pa.Schema.from_pandas(frame, preserve_index=False)
-    except pa.ArrowException as error:
-        msg = f"the entity rows have a column of mixed types ({_line(error)}); give it one type"
-        raise DataError(msg) from error
-    return pa.schema([f.with_type(pa.string()) if pa.types.is_null(f.type) else f for f in schema])
 
 
 def _picked(f: str, join: Join, stamp: str) -> list[str]:
@@ -421,7 +305,7 @@ def _table(join: Join, first: datetime | None, last: datetime | None) -> str:
     keys = ", ".join(_quoted(name) for name in join.keys) or "1"
     seen = f"greatest({stamp}, {created})" if join.by_created and created else stamp
     picked = "".join(f"{_quoted(name)}, " for name in names)
-    sql = f"SELECT {picked}{stamp} AS {AT}, {seen} AS {SEEN} FROM read_parquet('{_escaped(join.path)}')"
+    sql = f"SELECT {picked}{stamp} AS {AT}, {seen} AS {SEEN} FROM read_parquet('{escaped(join.path)}')"
     limits = []
     if last is not None and first is not None:
         limits.append(f"{stamp} <= {_moment(last)}")
@@ -445,7 +329,7 @@ def _join(view: FeatureView, refs: Sequence[str], full: bool, by_created: bool) 
     mine = {entity.name: entity.name for entity in view.entity_columns if entity.name != DUMMY_ENTITY_ID}
     keys = {k: view.projection.join_key_map.get(k, v) for k, v in mine.items()}
     features = [ref.split(":", 1)[1] for ref in refs if ref.split(":", 1)[0] == name]
-    columns = {f: f"{_base(view.projection)}__{f}" if full else f for f in features}
+    columns = {f: f"{base_name(view.projection)}__{f}" if full else f for f in features}
     raw = {new: old for old, new in source.field_mapping.items()}
     return Join(
         view=name,
@@ -457,11 +341,6 @@ def _join(view: FeatureView, refs: Sequence[str], full: bool, by_created: bool) 
         ttl=view.ttl if view.ttl and view.ttl > timedelta(0) else None,
         by_created=by_created,
     )
-
-
-def _base(projection: Any) -> str:
-    # Result columns carry no version suffix (feast 0.67).
-    return str(projection.name_alias or projection.name)
 
 
 def _is_local_parquet(view: FeatureView) -> bool:
@@ -481,14 +360,6 @@ def _is_text(kind: pa.DataType) -> bool:
 
 def _moment(at: datetime) -> str:
     return f"'{at.astimezone(UTC).isoformat()}'::TIMESTAMPTZ"
-
-
-def _line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
-
-
-def _escaped(path: str) -> str:
-    return path.replace("'", "''")
 
 
 def _quoted(name: str) -> str:

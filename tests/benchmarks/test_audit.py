@@ -30,6 +30,20 @@ def predictions(tmp_path: Path) -> LogLines:
     return log(tmp_path / "predictions", {KILLED: [(1, "a"), (2, "b"), (3, "c")], ALIVE: [(1, "d"), (2, "e")]})
 
 
+def test_a_record_written_again_because_its_segment_was_deleted_is_one(tmp_path: Path) -> None:
+    kept = log(tmp_path / "kept", {ALIVE: [(2, "b"), (3, "c")]})
+    log(tmp_path / "rescued", {ALIVE: [(1, "a"), (2, "b")]})
+    (tmp_path / "rescued/host-22-0a-000001.jsonl").rename(tmp_path / "rescued/host-22-0a-000000.jsonl")
+
+    both = read_log([tmp_path / "kept", tmp_path / "rescued"])
+
+    assert (len(kept.lines), len(both.lines), both.gaps, kept.gaps) == (2, 3, 0, 1)
+
+
+def test_a_record_that_stands_twice_in_one_segment_is_two(tmp_path: Path) -> None:
+    assert len(log(tmp_path / "twice", {ALIVE: [(1, "a"), (1, "a")]}).lines) == 2
+
+
 def checked(predictions: LogLines, shadow: LogLines, unwritten: int) -> Ledger:
     return check_ledger(predictions, shadow, unwritten=unwritten, counter=5, killed=frozenset({KILLED}))
 

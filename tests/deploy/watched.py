@@ -122,6 +122,16 @@ def falls_back(line: Line, reason: str) -> None:
     line |= {"role": "fallback", "model_version": "2", "model_digest": "f" * 64, "fallback_reason": reason}
 
 
+def silent(_: str) -> None:
+    """Say nothing."""
+
+
+def times_out(place: int, line: Line) -> None:
+    """A tenth of the requests."""
+    if place % 10 == 0:
+        falls_back(line, "primary_timeout")
+
+
 def _logs(days: int, seed: int, shift: timedelta, prefix: str, per_day: int = PER_DAY) -> Logs:
     n = days * per_day
     rng = np.random.default_rng(seed)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -26,24 +25,12 @@ from service.package import read_package
 from service.roles import load_role, read_roles
 from service.settings import ROOT
 from tests.bundle import settings_in
+from tests.services.postgres import Cluster
 from tests.training.conftest import read_raw, write_raw
 from tests.training.test_register import answers_elsewhere, artifacts
 
 pytestmark = pytest.mark.services
 AT = "2013-03-01"
-
-
-def program(name: str) -> str:
-    """Path of one of PostgreSQL's programs, which Debian keeps by version and off the path."""
-    beside = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
-    found = shutil.which(name) or (str(beside[-1]) if beside else None)
-    assert found, f"{name} is not installed; install the distribution's package `postgresql`"
-    return found
-
-
-def unprivileged() -> list[str]:
-    """What to put before a command of PostgreSQL's, which refuses to run as root."""
-    return ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.getuid() == 0 else []
 
 
 @contextmanager
@@ -68,35 +55,6 @@ def running(command: list[str], log: Path, ready: Callable[[], bool], stop: sign
                 process.wait(10)
 
 
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[str]:
-    """Address of an empty database in a cluster of the tests' own."""
-    # Not below pytest's folder, which only its owner may enter; the socket's path must be short, too.
-    folder = Path(
-        subprocess.check_output([*unprivileged(), "mktemp", "-d", "/tmp/understudy-pg-XXXXXX"], text=True).strip()
-    )
-    try:
-        port, data = free_port(), folder / "data"
-        made = subprocess.run(
-            [*unprivileged(), program("initdb"), "-D", str(data), "-U", "mlflow", "-A", "trust", "--no-sync"],
-            cwd=folder, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert made.returncode == 0, made.stderr
-        options = ("listen_addresses=127.0.0.1", f"unix_socket_directories={folder}", "fsync=off")
-        command = [*unprivileged(), program("postgres"), "-D", str(data), "-p", str(port)]
-        for option in options:
-            command += ["-c", option]
-        asked = [program("pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port)]
-        ready = lambda: subprocess.run(asked, check=False).returncode == 0  # noqa: E731
-        # SIGINT: PostgreSQL's fast shutdown, which does not wait for clients.
-        log = folder.with_name(f"{folder.name}.log")
-        with running(command, log, ready, signal.SIGINT):
-            yield f"postgresql://mlflow@127.0.0.1:{port}/postgres"
-    finally:
-        shutil.rmtree(folder)
-        folder.with_name(f"{folder.name}.log").unlink(missing_ok=True)
-
-
 @dataclass(frozen=True)
 class Tracking:
     """A tracking server and its files."""
@@ -106,12 +64,12 @@ class Tracking:
 
 
 @pytest.fixture(scope="module")
-def tracking(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tracking]:
+def tracking(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tracking]:
     folder = tmp_path_factory.mktemp("tracking")
     port, kept = free_port(), folder / "artifacts"
     command = [
         sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-        "--backend-store-uri", postgres, "--artifacts-destination", kept.as_uri(),
+        "--backend-store-uri", cluster.create("mlflow"), "--artifacts-destination", kept.as_uri(),
     ]  # fmt: skip
     url = f"http://127.0.0.1:{port}"
     with running(command, folder / "log", lambda: answers(f"{url}/health"), signal.SIGTERM):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -22,17 +21,12 @@ from feast.types import Bool, Float64, Int64, String
 from service.contract import Contract
 from service.definitions import contracts
 from service.errors import DataError
-from service.feature_store import project
 from service.package import Signature, save_package
 from service.roles import Seat, move_roles, read_roles
-from service.settings import ROOT, Settings
+from service.settings import ROOT
 from service.validation import Failure, Tolerances, Validation, seated_baseline, validate
-from tests.bundle import SAMPLE, TOYS, settings_in
-from training import train as train_module
-from training import validate as validate_module
-from training.dataset import join_features
+from tests.bundle import SAMPLE, TOYS
 from training.estimators import FITTERS
-from training.register import connect
 
 AT = datetime(2030, 5, 1, 12, tzinfo=UTC)
 ROWS = 200
@@ -393,60 +387,6 @@ def seat(models_dir: Path, contract: Contract, baseline: dict[str, Any]) -> Path
         {"primary": Seat("1", digest, str(folder.relative_to(models_dir)))},
     )
     return folder
-
-
-@pytest.fixture
-def settings(prepared: Settings, tmp_path: Path) -> Settings:
-    """A state folder of its own with real months prepared."""
-    shutil.copytree(prepared.state_dir, tmp_path / "state")
-    return settings_in(tmp_path)
-
-
-def spoiled(join: Callable[..., pd.DataFrame]) -> Callable[..., pd.DataFrame]:
-    """A join that puts an impossible distance into two rows."""
-
-    def go(*args: Any) -> pd.DataFrame:
-        frame = join(*args)
-        frame.iloc[[3, 5], frame.columns.get_loc("trip_distance")] = 9999.0  # type: ignore[index]
-        return frame
-
-    return go
-
-
-def test_a_training_on_rows_that_fail_registers_and_seats_nothing(
-    settings: Settings, raw_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(train_module, "join_features", spoiled(join_features))
-    monkeypatch.setattr(train_module, "fit_role", lambda *_: pytest.fail("it was fitted"))
-
-    with pytest.raises(DataError, match=r"trip_distance: 2 rows are not from 1 to 6000 \(2013-\S+: 9999\.0, 2013-"):
-        train_module.train(settings, datetime(2013, 3, 1, tzinfo=UTC), "auto", 7, lambda _: None, raw_folder)
-
-    client = connect(settings)
-    experiment = client.get_experiment_by_name(project())
-    assert not settings.models_dir.exists()
-    assert list(client.search_registered_models()) == []
-    assert list(client.search_runs([experiment.experiment_id])) == []
-    assert "9999" in (settings.state_dir / "validation" / "primary" / "index.html").read_text()
-
-
-def test_the_command_ends_with_one_line_of_json_and_a_code(
-    settings: Settings, raw_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(validate_module, "settings", lambda: settings)
-    arguments = ["--as-of", "2013-03-01", "--raw", str(raw_folder)]
-
-    assert validate_module.main(arguments) == 0
-    good = json.loads(capsys.readouterr().out.splitlines()[-1])
-    monkeypatch.setattr(validate_module, "join_features", spoiled(join_features))
-    assert validate_module.main(arguments) == 1
-    said = capsys.readouterr()
-    bad = json.loads(said.out.splitlines()[-1])
-
-    assert (good["failed"], bad["failed"], good["rows"] == bad["rows"] > 40_000) == (0, 1, True)
-    assert Path(good["docs"]) == settings.state_dir / "validation" / "training" / "index.html"
-    assert "trip_distance: 2 rows" in said.err
-    assert validate_module.main(["--as-of", "2012-01-01", "--raw", str(raw_folder)]) == 2
 
 
 def test_no_serving_process_imports_great_expectations() -> None:
