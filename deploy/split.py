@@ -223,7 +223,10 @@ def _alarms(found: SplitEvidence, before: Split) -> list[Check]:
 def _found(where: Settings, contract: Contract, before: Split, file: Path | None, now: datetime) -> SplitEvidence:
     # Without the file of outcomes the label log stands in, and only the arms are looked at.
     metric = "" if file is not None or before.metric == "label" else "label"
-    return gather(where.log_dir, where.models_dir, contract, now, name=before.name, metric=metric, file=file)
+    return gather(
+        where.log_dir, where.models_dir, contract, now, name=before.name, metric=metric, file=file,
+        maturity=timedelta(hours=where.label_maturity_h),
+    )  # fmt: skip
 
 
 def _told(state: SplitState) -> str:

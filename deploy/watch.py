@@ -23,6 +23,7 @@ from deploy.watch_open import close_ended, opened
 from deploy.watch_record import Watch, folder, write_watch
 from monitoring import export
 from monitoring.labels import resolve
+from monitoring.maturity import matures
 from service.clock import clock_from
 from service.contract import Contract
 from service.errors import ContractError, PackageError, UnderstudyError
@@ -141,8 +142,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from service.definitions import contracts
 
     known = contracts(features)
-    maturity = timedelta(hours=options.maturity)
     try:
+        maturity = matures(options.maturity, where.label_maturity_h)
         while True:
             watch, code = look(where, known, told, maturity)
             show(where, watch)
@@ -193,7 +194,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="make watch", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--follow", action="store_true", help="look again and again until the watch ends")
     parser.add_argument("--every", type=float, default=60.0, help="seconds between two looks (default 60)")
-    parser.add_argument("--maturity", type=float, default=24.0, help="hours until a label should be there (default 24)")
+    parser.add_argument("--maturity", help="age at which a label should have arrived, as 36h (default: the setting)")
     return parser
 
 

@@ -19,9 +19,10 @@ from typing import Any
 from monitoring import export
 from monitoring.campaigns import gone, judge
 from monitoring.compare import Options, compare
-from monitoring.criteria import default_criteria
+from monitoring.criteria import declared_criteria
 from monitoring.evidence import Evidence
 from monitoring.export import Export
+from monitoring.maturity import matures
 from monitoring.pairing import FIRST, Paired, paired, slots_in
 from monitoring.report import Companions, better, data_notes, headline, write_report
 from monitoring.verdict import Verdict
@@ -149,9 +150,8 @@ def _run(options: argparse.Namespace) -> None:
 def _compare_all(
     logs: Logs, contract: Contract, asked: Settings, options: argparse.Namespace, records: Path
 ) -> tuple[list[Compared], list[str]]:
-    maturity = duration(options.maturity or f"{asked.label_maturity_h:g}h", "--maturity")
-    criteria = default_criteria(asked.campaign_min_days, asked.campaign_min_rows, asked.campaign_min_labels)
-    criteria = criteria.model_copy(update={"plan": replace(criteria.plan, block=duration(options.block, "--block"))})
+    maturity = matures(options.maturity, asked.label_maturity_h)
+    criteria = declared_criteria(asked, duration(options.block, "--block"))
     how = Options(maturity=maturity, plan=criteria.plan, now=clock_from(asked.clock).now())
     every: list[Compared] = []
     left_out: list[str] = []
@@ -215,7 +215,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="compare", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--logs", type=Path, help="folder of the logs (default: the service's)")
     parser.add_argument("--out", type=Path, help="folder for the reports (default: reports/ in the state folder)")
-    parser.add_argument("--maturity", help="age at which a label should have arrived, as 24h (default: the setting)")
+    parser.add_argument("--maturity", help="age at which a label should have arrived, as 36h (default: the setting)")
     parser.add_argument("--block", default="1d", help="stretch of time whose rows depend on each other (default 1d)")
     parser.add_argument(
         "--no-evidently", dest="evidently", action="store_false", help="leave the Evidently reports out (saves 10 s)"

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
+from datetime import timedelta
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from monitoring.plan import Plan
+from service.settings import Settings
 
 Direction = Literal["at_least", "at_most", "above"]
 Kind = Literal["evidence", "guardrail", "harm", "improvement"]
@@ -94,3 +97,9 @@ def default_criteria(min_days: float = 7, min_rows: int = 2000, min_labels: floa
             rule("auc_margin", "guardrail", "at_most", 0.01, 500),
         )
     )
+
+
+def declared_criteria(own: Settings, block: timedelta) -> Criteria:
+    """The criteria that the settings declare, for rows that depend on each other within ``block``."""
+    criteria = default_criteria(own.campaign_min_days, own.campaign_min_rows, own.campaign_min_labels)
+    return criteria.model_copy(update={"plan": replace(criteria.plan, block=block)})

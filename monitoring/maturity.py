@@ -9,11 +9,21 @@ import numpy as np
 import pandas as pd
 
 from monitoring.labels import LabelNotes
+from service.contract import duration
 
 # The watermark looks back so far: one lost day of long ago does not hold it, and one lucky hour does not move it.
 REACH = timedelta(days=1)
 _RECENT = timedelta(days=7)
 _LEAST = 20
+
+
+def matures(given: str | None, hours: float) -> timedelta:
+    """Age at which a label should have arrived: what ``--maturity`` says (``36h``), else the setting's hours.
+
+    Raises:
+        ContractError: when what is given is no duration.
+    """
+    return duration(given, "--maturity") if given else timedelta(hours=hours)
 
 
 @dataclass(frozen=True)

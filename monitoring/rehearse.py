@@ -25,10 +25,11 @@ from tqdm import tqdm
 from monitoring import export
 from monitoring.compare import Options, compare
 from monitoring.compare_job import summary
-from monitoring.criteria import Criteria, default_criteria
+from monitoring.criteria import declared_criteria
 from monitoring.evidence import Evidence
 from monitoring.export import Export
 from monitoring.floor import AGAIN
+from monitoring.maturity import matures
 from monitoring.offline import Rehearsal
 from monitoring.pairing import Paired, paired
 from monitoring.redacted import removed
@@ -170,8 +171,8 @@ def _run(options: argparse.Namespace, using: Settings) -> None:
         msg = "no version was named; name a registered one: `make rehearse VERSION=n`"
         raise DataError(msg)
     window = _instant(options.start, "--start"), _instant(options.end, "--end")
-    criteria = _criteria(options.block)
-    maturity = duration(options.maturity, "--maturity")
+    criteria = declared_criteria(using, duration(options.block, "--block"))
+    maturity = matures(options.maturity, using.label_maturity_h)
     # Reading the definitions imports Feast, which takes seconds: not before the arguments are known to be good.
     from feature_repo import features
     from service.definitions import contracts
@@ -220,11 +221,6 @@ def _score(found: Registered, chosen: Chosen, store: Store, using: Settings) -> 
     return already
 
 
-def _criteria(block: str) -> Criteria:
-    criteria = default_criteria()
-    return criteria.model_copy(update={"plan": replace(criteria.plan, block=duration(block, "--block"))})
-
-
 def _nothing_left(found: Registered, logged: int, trained_on: int, redacted: int) -> str:
     version = found.seat.version
     if not logged:
@@ -255,7 +251,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--end", default="", help="moment before which to stop (default: its end)")
     parser.add_argument("--logs", type=Path, help="folder of the logs (default: the service's)")
     parser.add_argument("--out", type=Path, help="folder for the report (default: reports/ in the state folder)")
-    parser.add_argument("--maturity", default="24h", help="age at which a label should have arrived (default 24h)")
+    parser.add_argument("--maturity", help="age at which a label should have arrived, as 36h (default: the setting)")
     parser.add_argument("--block", default="1d", help="stretch of time whose rows depend on each other (default 1d)")
     return parser
 

@@ -10,13 +10,14 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from monitoring import export
+from monitoring.maturity import matures
 from monitoring.split import evidence
 from monitoring.split_evidence import SplitEvidence
 from monitoring.split_report import headline, summary, write_report
@@ -25,7 +26,7 @@ from monitoring.split_values import from_file, from_labels, read_values
 from monitoring.split_verdict import decide
 from monitoring.verdict import Verdict
 from service.clock import clock_from
-from service.contract import Contract, duration
+from service.contract import Contract
 from service.errors import DataError, NotReady, UnderstudyError
 from service.settings import settings
 from service.split import Goal, Split
@@ -53,7 +54,7 @@ def gather(
     metric: str = "",
     goal: Goal | None = None,
     file: Path | None = None,
-    maturity: str = "24h",
+    maturity: timedelta,
 ) -> SplitEvidence:
     """Read the logs and gather what a split found.
 
@@ -79,13 +80,12 @@ def gather(
     if rows.empty:
         msg = f"no answer in {log_dir} belongs to the split {split.name}; is the service running, on this clock?"
         raise NotReady(msg)
-    waits = duration(maturity, "--maturity")
     if file is None:
         labels = export.labels(log_dir)
-        rows["value"], found = from_labels(rows, labels.frame, waits)
+        rows["value"], found = from_labels(rows, labels.frame, maturity)
         damaged = labels.damaged_lines
     else:
-        rows["value"], found = from_file(rows, read_values(file), waits)
+        rows["value"], found = from_file(rows, read_values(file), maturity)
         damaged = 0
     notes: dict[str, Any] = {
         "damaged_lines": read.damaged_lines + damaged,
@@ -93,7 +93,7 @@ def gather(
         "keyless": _keyless(first, split, rows),
         "values": found,
     }
-    asked = Question(metric, goal or split.goal, waits, now, ended)
+    asked = Question(metric, goal or split.goal, maturity, now, ended)
     return evidence(rows, split, asked, contract=contract.digest, notes=notes)
 
 
@@ -121,14 +121,14 @@ def _keyless(answers: pd.DataFrame, split: Split, rows: pd.DataFrame) -> int:
 
 def _run(options: argparse.Namespace) -> None:
     # Reading the definitions imports Feast, which takes seconds: not before the arguments are known to be good.
-    duration(options.maturity, "--maturity")
+    maturity = matures(options.maturity, settings().label_maturity_h)
     from feature_repo import features
     from service.definitions import contracts
 
     found = gather(
         options.logs or settings().log_dir, settings().models_dir, contracts(features)["primary"],
         clock_from(settings().clock).now(), name=options.split, metric=options.metric, goal=options.goal or None,
-        file=options.file, maturity=options.maturity,
+        file=options.file, maturity=maturity,
     )  # fmt: skip
     verdict = decide(found)
     page = write_report(verdict, found, options.out or settings().state_dir / "reports")
@@ -163,7 +163,7 @@ def _parser() -> argparse.ArgumentParser:
         "--goal", default="", choices=("", "higher", "lower"), help="what is better (default: declared)"
     )
     parser.add_argument("--file", type=Path, help="outcomes: request_id,value,at as CSV, JSON lines or Parquet")
-    parser.add_argument("--maturity", default="24h", help="age at which an outcome should have come (default 24h)")
+    parser.add_argument("--maturity", help="age at which an outcome should have come, as 36h (default: the setting)")
     parser.add_argument("--logs", type=Path, help="folder of the logs (default: the service's)")
     parser.add_argument("--out", type=Path, help="folder for the reports (default: reports/ in the state folder)")
     return parser

@@ -44,7 +44,9 @@ class World:
 
     def gathered(self, **more: Any) -> SplitEvidence:
         """What the job gathers; everything is mature."""
-        return gather(self.logs, self.models, contract(), self.now + timedelta(days=3), **more)
+        return gather(
+            self.logs, self.models, contract(), self.now + timedelta(days=3), **{"maturity": timedelta(days=1), **more}
+        )
 
 
 def rate(base: float, effect: float = 0.0) -> Outcome:

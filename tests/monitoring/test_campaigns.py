@@ -286,9 +286,10 @@ def test_settings_are_the_criteria_and_changing_them_on_the_way_holds(run: Calla
     assert "declared when the campaign opened" in changed["reasons"][0]
 
 
-def test_maturity_is_a_setting(run: Callable[..., Any], tmp_path: Path) -> None:
-    run(campaign(300), label_maturity_h=72.0)
+@pytest.mark.parametrize("hours", [72.0, 0.5])
+def test_maturity_is_a_setting(run: Callable[..., Any], tmp_path: Path, hours: float) -> None:
+    run(campaign(300), label_maturity_h=hours)
 
     found = json.loads((tmp_path / "state" / "reports" / "compare.json").read_text())
 
-    assert found["evidence"]["label_coverage"]["maturity_hours"] == 72
+    assert found["evidence"]["label_coverage"]["maturity_hours"] == hours

@@ -307,7 +307,7 @@ def test_the_page_loads_nothing_and_every_link_has_its_section(tmp_path: Path) -
 def test_the_page_of_a_split_with_few_outcomes_says_so(tmp_path: Path, hours: int, counted: int) -> None:
     world = make_split(tmp_path, ((0.05, 3),), per_day=100)
 
-    found = gather(world.logs, world.models, contract(), OPENED + timedelta(hours=hours), maturity="24h")
+    found = gather(world.logs, world.models, contract(), OPENED + timedelta(hours=hours), maturity=timedelta(days=1))
     verdict = decide(found)
 
     assert (verdict.decision, found.counted) == ("hold", counted)

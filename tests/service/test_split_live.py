@@ -73,7 +73,7 @@ def test_what_the_service_writes_is_what_the_judges_read(split: Served) -> None:
     logged = [r for r in split.records("predictions") if r["arm"] is not None]
     contract = split.bundle.contract
 
-    found = gather(settings.log_dir, settings.models_dir, contract, NOW + timedelta(days=9))
+    found = gather(settings.log_dir, settings.models_dir, contract, NOW + timedelta(days=9), maturity=timedelta(days=1))
     beside = compare(read_logs(settings.log_dir, contract), contract)
 
     assert (found.requests, found.drawn, found.wrong_arms) == (len(logged), len(KEYS), 0)
