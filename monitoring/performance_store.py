@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import fields
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +88,7 @@ def write_series(folder: Path, stretches: Iterable[Stretch]) -> None:
 
 def _stretch(line: dict[str, Any]) -> Stretch:
     parts = {name: value for name, value in line.items() if name in _FIELDS}
-    parts["start"], parts["end"] = (_instant(line[name]) for name in ("start", "end"))
+    parts["start"], parts["end"] = (parse_instant(line[name]) for name in ("start", "end"))
     for name in ("realized", "estimated"):
         parts[name] = {measure: _value(value) for measure, value in line[name].items()}
     return Stretch(**parts)
@@ -98,7 +97,3 @@ def _stretch(line: dict[str, Any]) -> Stretch:
 def _value(plain: list[Any]) -> Value:
     value, low, high = plain
     return float(value), None if low is None else float(low), None if high is None else float(high)
-
-
-def _instant(text: str) -> datetime:
-    return parse_instant(text)

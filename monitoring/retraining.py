@@ -51,7 +51,7 @@ def check(own: Settings) -> tuple[Decision, bool]:
 
 
 def settled(own: Settings, facts: Facts) -> tuple[Decision, bool]:
-    """Decide on facts, record it unless the newest record says the same, and write the series; the caller locks."""
+    """Decide on facts, record it unless it is on record already, and write the series; the caller locks."""
     decision = decide(facts, limits_of(own))
     known, _ = read_decisions(folder(own.state_dir) / FILE)
     own_kind = [line for line in known if line.get("decision") in ("retrain", "wait", "no data")]

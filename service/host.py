@@ -88,13 +88,16 @@ class Host:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(_LOOK_S)
-            if not self._moved():
-                continue
-            before = self.hello()
-            # Reading and verifying a package takes a while; calls are answered meanwhile.
-            self._take(*await loop.run_in_executor(None, self._look))
-            if self.hello() != before:
-                changed()
+            try:
+                if not self._moved():
+                    continue
+                before = self.hello()
+                # Reading and verifying a package takes a while; calls are answered meanwhile.
+                self._take(*await loop.run_in_executor(None, self._look))
+                if self.hello() != before:
+                    changed()
+            except Exception:  # whatever it was, the next look may find it mended
+                logger.exception("%s runner could not look at its seat", self.role)
 
     def _moved(self) -> bool:
         stamp = _stamp(self._models_dir / "roles.json")

@@ -240,7 +240,13 @@ class Link:
                 await line.lost.wait()
             finally:
                 self._line = self._pid = None
-                self._heard(None)
+                self._gone()
+
+    def _gone(self) -> None:
+        try:
+            self._heard(None)
+        except Exception:  # whoever listens may fail; the line is to be mended all the same
+            logger.exception("%s: whoever was told that the runner went away failed", self._path.name)
 
 
 class _Line(_Frames):

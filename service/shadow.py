@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,8 @@ from service.breaker import Breaker
 from service.prediction_log import Log
 from service.roles import Role
 from service.runners import Runner, Scored, is_probability
+
+logger = logging.getLogger("understudy")
 
 # Records written in one go; what waits behind them is a caller.
 _AT_ONCE = 4
@@ -152,8 +155,7 @@ class ShadowPath:
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
-        for row in self._take():
-            self._drop_one(row, "shutdown")
+        self._drop(self._take(), "shutdown")
 
     async def _work(self) -> None:
         while True:
@@ -168,10 +170,12 @@ class ShadowPath:
                     taken = len(rows)
                     self._queued.set(self._waiting.qsize())
                 await self._rehearse(rows)
+            except Exception:  # the shadow's trouble, whatever it is, must not end its path
+                logger.exception("%s could not rehearse", self.slot)
+                self._drop(rows, "error")
             finally:
                 # What is left here is left by a cancellation.
-                for row in rows:
-                    self._drop_one(row, "shutdown")
+                self._drop(rows, "shutdown")
                 for _ in range(taken):
                     self._waiting.task_done()
 
@@ -210,12 +214,12 @@ class ShadowPath:
         for number in range(count):
             if number % _AT_ONCE == _AT_ONCE - 1:
                 await asyncio.sleep(0)
-            row = rows.pop(0)
             if isinstance(result, str):
-                self._drop_one(row, result)
+                self._drop_one(rows[0], result)
             else:
                 scored, seconds = result
-                self._record(row, scored, scored.scores[number], seconds, count)
+                self._record(rows[0], scored, scored.scores[number], seconds, count)
+            del rows[0]
 
     async def _ask(self, rows: Sequence[Rehearsal]) -> tuple[Scored, float] | str:
         """Return the scores and the seconds they took, or why there are none."""
@@ -262,6 +266,10 @@ class ShadowPath:
             latency_ms=round(seconds * 1000, 3),
             batch=batch,
         )
+
+    def _drop(self, rows: list[Rehearsal], reason: str) -> None:
+        while rows:
+            self._drop_one(rows.pop(0), reason)
 
     def _drop_one(self, row: Rehearsal, reason: str) -> None:
         self._write(row, outcome="dropped", reason=reason, score=None)

@@ -149,6 +149,27 @@ def test_roles_that_cannot_be_read_change_nothing(bundle: Bundle, hurt: Callable
     assert told[1]["problem"] == ""
 
 
+def test_a_fault_nobody_foresaw_does_not_end_the_following(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    sits = seated(bundle, "fallback")
+    host = Host(bundle.settings.models_dir, "primary")
+    looks: list[None] = []
+    real = host._look
+
+    def faulty() -> Any:
+        looks.append(None)
+        if len(looks) == 1:
+            msg = "a fault nobody foresaw"
+            raise RuntimeError(msg)
+        return real()
+
+    monkeypatch.setattr(host, "_look", faulty)
+
+    (told,) = follow(host, lambda: seat(bundle, primary=sits))
+
+    assert len(looks) == 2
+    assert told["digest"] == sits.digest
+
+
 def test_a_runner_without_a_model_starts_and_takes_one_later(bundle: Bundle) -> None:
     sits = seated(bundle, "fallback")
     seat(bundle, fallback=None)

@@ -153,6 +153,30 @@ def test_calls_under_way_fail_when_the_runner_goes_and_the_next_one_is_found(tmp
     asyncio.run(run())
 
 
+def test_a_listener_that_fails_does_not_keep_the_line_down(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+
+    def fail(hello: Any) -> None:
+        if hello is None:
+            msg = "a fault nobody foresaw"
+            raise RuntimeError(msg)
+
+    async def run() -> None:
+        link = Link(path)
+        link.listen(fail)
+        link.start()
+        for value in (1.0, 2.0):
+            server = LinkServer(path, Echo())
+            await server.start()
+            await until(lambda: link.connected)
+            assert (await link.call([{"x": value}], later()))["scores"] == [value]
+            await server.close(0)
+            await until(lambda: not link.connected)
+        await link.close()
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize(
     "garbage",
     [b"\xff\xff\xff\xff", struct.pack(">I", 3) + b"{]}", struct.pack(">I", 2) + b"17", struct.pack(">I", 2) + b"{}"],

@@ -188,6 +188,35 @@ class Short(FakeRunner):
         return Scored(full.version, full.digest, full.scores[:-1])
 
 
+class Faulty(MemoryLog):
+    """Fails in a way nobody foresaw, once."""
+
+    failed = False
+
+    def append(self, record: Mapping[str, Any]) -> bool:
+        """Keep every record but fail at the third."""
+        if len(self.records) == 2 and not self.failed:
+            self.failed = True
+            msg = "a fault nobody foresaw"
+            raise RuntimeError(msg)
+        return super().append(record)
+
+
+def test_a_fault_nobody_foresaw_costs_the_rows_of_its_call_only() -> None:
+    log = Faulty()
+
+    async def run() -> None:
+        path = made(FakeRunner(lambda _: 0.5), log, batch=4)
+        for i in range(8):
+            path.offer(Rehearsal(str(i), NOW, {"x": i}))
+        await path.close(5.0)
+
+    asyncio.run(run())
+
+    assert [r["request_id"] for r in log.records] == [str(i) for i in range(8)]
+    assert [r["reason"] for r in log.records] == [None, None, "error", "error", None, None, None, None]
+
+
 def test_too_few_scores_are_an_error_of_the_whole_call() -> None:
     assert rehearse(8, Short(lambda _: 0.5)) == {("dropped", "error"): 8}
 
