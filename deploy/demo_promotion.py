@@ -110,7 +110,7 @@ def run(home: Path, when: Campaign, raw: Path | None = None) -> dict[str, Any]:
         promoted = promoted_in_traffic(traffic, url, home, where)
         watch, code = looked(env)
         planted = step("6/7 compare the planted one", env, "monitoring.compare_job")
-    refused = ended(env, "7/7 promote the planted one, which must be refused", "deploy.promote")
+    _, refused = ended(env, "7/7 promote the planted one, which must be refused", "deploy.promote")
     last = json.loads((where.state_dir / "reports" / "compare.json").read_text())
     return {
         "verdict": compared["verdict"],
@@ -215,25 +215,21 @@ def looked(env: Mapping[str, str]) -> tuple[dict[str, Any], int]:
     Raises:
         DemoFailed: when the look itself fails.
     """
-    say("5/7 watch: python -m deploy.watch")
-    done = subprocess.run(
-        [sys.executable, "-m", "deploy.watch"], cwd=ROOT, env=dict(env), capture_output=True, text=True, check=False
-    )
-    print("".join(f"    {line}\n" for line in (done.stdout + done.stderr).splitlines()), end="", flush=True)
-    if done.returncode not in (0, 3) or not done.stdout.strip():
-        msg = f"the watch ended with exit code {done.returncode}: python -m deploy.watch"
+    said, code = ended(env, "5/7 watch", "deploy.watch")
+    if code not in (0, 3) or not said.strip():
+        msg = f"the watch ended with exit code {code}: python -m deploy.watch"
         raise DemoFailed(msg)
-    return dict(json.loads(done.stdout.splitlines()[-1])), done.returncode
+    return dict(json.loads(said.splitlines()[-1])), code
 
 
-def ended(env: Mapping[str, str], title: str, *command: str) -> int:
-    """Run a command that may fail; its exit code."""
+def ended(env: Mapping[str, str], title: str, *command: str) -> tuple[str, int]:
+    """Run a command that may fail; what it wrote to stdout, and its exit code."""
     say(f"{title}: python -m {' '.join(command)}")
     done = subprocess.run(
         [sys.executable, "-m", *command], cwd=ROOT, env=dict(env), capture_output=True, text=True, check=False
     )
     print("".join(f"    {line}\n" for line in (done.stdout + done.stderr).splitlines()), end="", flush=True)
-    return done.returncode
+    return done.stdout, done.returncode
 
 
 def missed(result: Mapping[str, Any]) -> list[str]:
