@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 
+from monitoring.criteria import default_criteria
 from monitoring.measures import MEASURES
 from service import VERSION
 from service.settings import ROOT
@@ -49,3 +50,16 @@ def test_every_condition_of_a_verdict_is_explained() -> None:
     page = (ROOT / "docs/verdicts.md").read_text()
 
     assert [name for name in MEASURES if f"`{name}`" not in page] == []
+
+
+def test_the_limits_of_a_verdict_are_those_of_the_criteria() -> None:
+    told: dict[str, float] = {}
+    for names, limits in re.findall(
+        r"^\| (.*?`.*?) \| (.*?) \|", (ROOT / "docs/verdicts.md").read_text(), re.MULTILINE
+    ):
+        numbers = re.findall(r"(?<![\w.])(\u2212?)(\d+(?:,\d{3})*(?:\.\d+)?)( %)?", limits)
+        values = [float(n.replace(",", "")) * (-1 if sign else 1) / (100 if share else 1) for sign, n, share in numbers]
+        told |= dict(zip(re.findall(r"`(\w+)`", names), values, strict=False))
+
+    wanted = {criterion.name: criterion.limit for criterion in default_criteria().items}
+    assert {name: told.get(name) for name in wanted} == pytest.approx(wanted)
