@@ -13,7 +13,6 @@ import io
 import json
 import sys
 import tempfile
-import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,13 +20,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.monitor import answered, joined, save, say
+from benchmarks.monitor import answered, joined, save
 from feature_repo import features as definitions
 from monitoring.calibration import Calibration, changed, fit
 from monitoring.estimated import Reference, estimated
 from monitoring.realized import realized
 from service.contract import Contract
 from service.definitions import contracts
+from service.progress import Progress
 from training.fitting import Fitted, fit_role, known_rows
 from training.train import SEED
 
@@ -38,13 +38,13 @@ WEEK = timedelta(days=7)
 
 def main() -> int:
     """Measure, print the table and one JSON line, and return the exit code: 1 when the limit is missed."""
-    begun = time.perf_counter()
+    say = Progress(sys.stderr)
     contract = contracts(definitions)["primary"]
     rows = joined(contract)
     months, weeks = [], []
     with tempfile.TemporaryDirectory() as folder:
         for at in MODELS:
-            say(begun, f"fitting as of {at:%d %B}")
+            say(f"fitting as of {at:%d %B}")
             fitted = fit_role("primary", known_rows(rows, at), contract, at, SEED)
             later = rows[rows["event_timestamp"] >= at]
             frame = answered(later, fitted, save(fitted, Path(folder)), contract).assign(label=later["label"])
@@ -56,7 +56,7 @@ def main() -> int:
     passed = result["missed"] == 0
     if not passed:
         sys.stderr.write(f"estimate: {result['missed']} months without a flag are off by more than {MOST_OFF:g}\n")
-    sys.stdout.write(json.dumps({**result, "seconds": round(time.perf_counter() - begun, 1), "passed": passed}) + "\n")
+    sys.stdout.write(json.dumps({**result, "seconds": round(say.seconds, 1), "passed": passed}) + "\n")
     return 0 if passed else 1
 
 

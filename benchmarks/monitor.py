@@ -33,6 +33,7 @@ from service.contract import Contract
 from service.definitions import contracts
 from service.models import open_model
 from service.package import save_package
+from service.progress import Progress, Say
 from service.settings import settings
 from training.dataset import join_features
 from training.fitting import Fitted, encode, fit_role, known_rows
@@ -50,23 +51,23 @@ Frame = pd.DataFrame
 
 def main() -> int:
     """Run all four, print one JSON line, and return the exit code: 1 when a limit is missed."""
-    begun = time.perf_counter()
+    say = Progress(sys.stderr)
     contract = contracts(definitions)["primary"]
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         rows = joined(contract)
         result: dict[str, Any] = {}
-        say(begun, f"joined {len(rows):,} rows; fitting as of 1 October")
+        say(f"joined {len(rows):,} rows; fitting as of 1 October")
         fitted = fit_role("primary", known_rows(rows, OCTOBER), contract, OCTOBER, SEED)
         year = answered(rows, fitted, save(fitted, home), contract)
         truth = rows[["label", "label_known_at"]].set_axis(["label", "known_at"], axis=1)
-        result |= speed(year.join(truth), contract, home, begun)
-        say(begun, "December")
+        result |= speed(year.join(truth), contract, home, say)
+        say("December")
         result |= december(year, rows, home)
-        say(begun, "planted shifts")
+        say("planted shifts")
         result |= planted(year, contract, home)
         for name, shuffled in (("rows", rows_shuffled), ("days", days_shuffled)):
-            say(begun, f"a year of {name} shuffled")
+            say(f"a year of {name} shuffled")
             result |= false_alarms(name, shuffled(rows), contract, home)
     failures = missed(result)
     for failure in failures:
@@ -84,11 +85,6 @@ def missed(result: dict[str, Any]) -> list[str]:
     return [
         f"{key}={result[key]} is above {limit:g}" for key, limit in limits if result[key] is None or result[key] > limit
     ]
-
-
-def say(begun: float, text: str) -> None:
-    """Show progress."""
-    print(f"[{time.perf_counter() - begun:6.1f} s] {text}", file=sys.stderr, flush=True)
 
 
 def joined(contract: Contract) -> Frame:
@@ -123,19 +119,19 @@ def answered(rows: Frame, fitted: Fitted, digest: str, contract: Contract) -> Fr
     return pd.concat([pd.DataFrame(head, index=rows.index), vectors], axis=1)
 
 
-def speed(year: Frame, contract: Contract, home: Path, begun: float) -> dict[str, Any]:
+def speed(year: Frame, contract: Contract, home: Path, say: Say) -> dict[str, Any]:
     """Time the command over the whole log and over every second line of it, in processes of their own."""
     out: dict[str, Any] = {}
     for part, frame in (("half", year.iloc[::2]), ("", year)):
         state = home / f"state{part}"
-        say(begun, f"writing {len(frame):,} lines")
+        say(f"writing {len(frame):,} lines")
         write_log(frame, contract, state / "logs" / "predictions")
         write_labels(frame, state / "logs" / "labels")
         env = {
             **os.environ, "UNDERSTUDY_STATE_DIR": str(state), "UNDERSTUDY_MODELS_DIR": str(home / "models"),
             "UNDERSTUDY_CLOCK": YEAR[1].isoformat(),
         }  # fmt: skip
-        say(begun, "python -m monitoring.monitor_job")
+        say("python -m monitoring.monitor_job")
         start, used = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
         # Through a shell that forks: a child of this process would take over this process's own peak as its peak.
         command = ["sh", "-c", '"$0" -W ignore -m monitoring.monitor_job; exit $?', sys.executable]
