@@ -11,7 +11,7 @@ import pandas as pd
 from deploy.watch_scores import Scores, tabled
 from monitoring.campaign import valid_scores
 from monitoring.compare import LEAST_CALLS
-from monitoring.statistics import Floats
+from monitoring.statistics import floats
 
 # Reasons that are the primary's own doing; a feature store that is away is not.
 FAILURES = ("primary_timeout", "primary_error", "primary_invalid_output", "primary_absent", "circuit_open")
@@ -108,8 +108,3 @@ def p95(milliseconds: pd.Series) -> float | None:
     """95th percentile; None of too few."""
     values = floats(milliseconds.dropna())
     return float(np.percentile(values, 95)) if len(values) >= LEAST_CALLS else None
-
-
-def floats(column: pd.Series) -> Floats:
-    """A column as numbers."""
-    return column.to_numpy(dtype=np.float64)

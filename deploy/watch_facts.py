@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from deploy.watch_expected import Expected, failed, floats, p95, reasons, untreated
+from deploy.watch_expected import Expected, failed, p95, reasons, untreated
 from deploy.watch_scores import moved
 from monitoring.redacted import removed
 from monitoring.sequential import interval
-from monitoring.statistics import log_losses
+from monitoring.statistics import floats, log_losses
 from monitoring.units import mean_units
 from service.package import PackagedModel
 

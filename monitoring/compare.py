@@ -28,12 +28,12 @@ from monitoring.failures import failure_rates
 from monitoring.floor import changed_decisions, noise_floor
 from monitoring.lost import lost_traffic
 from monitoring.pairing import Paired
-from monitoring.performance import blocks_of, conditions, performance
+from monitoring.performance import blocks_of, performance
 from monitoring.plan import Plan
 from monitoring.quality import LabelCoverage
 from monitoring.redacted import removed
 from monitoring.sequential import interval
-from monitoring.statistics import Floats, ks, psi, rank_correlation, wasserstein
+from monitoring.statistics import floats, ks, psi, rank_correlation, wasserstein
 from monitoring.units import mean_units
 from service.contract import Contract
 from service.errors import DataError
@@ -136,7 +136,6 @@ def _evidence(campaign: Campaign, paired: Paired, skew: ClockSkew, contract: Con
         paired_latency=_paired_latency(both, options.plan),
         largest_batch=None if both["shadow_batch"].isna().all() else int(both["shadow_batch"].max()),
         label_coverage=_label_coverage(frame, horizon, options.maturity),
-        conditions=conditions(_answered(frame, horizon), options.plan),
         performance=performance(truths, slices=slices, thresholds=tuple(thresholds), plan=options.plan),
         disagreements=_disagreements(both, contract),
         notes=paired.notes,
@@ -174,11 +173,6 @@ def _whole_blocks(moment: pd.Timestamp, block: timedelta) -> pd.Timestamp:
     return epoch + (moment - epoch) // block * block
 
 
-def _answered(frame: pd.DataFrame, horizon: pd.Timestamp) -> pd.DataFrame:
-    """Rows whose answer, shadow score and mature label are all known, whoever answered."""
-    return frame[is_scored(frame) & frame["label"].notna() & frame["prediction"].notna() & (frame["at"] < horizon)]
-
-
 def _thresholds(both: pd.DataFrame, truths: pd.DataFrame) -> dict[float, str]:
     out = {0.5: "more likely than not"}
     if not truths.empty:
@@ -204,7 +198,7 @@ def _agreement(both: pd.DataFrame, threshold: float, meaning: str) -> Agreement:
 def _score_shift(both: pd.DataFrame) -> ScoreShift | None:
     if both.empty:
         return None
-    primary, shadow = _numbers(both["prediction"]), _numbers(both["shadow_prediction"])
+    primary, shadow = floats(both["prediction"]), floats(both["shadow_prediction"])
     edges = np.linspace(0, 1, 41)
     distance, p_value = ks(primary, shadow)
     counts = [tuple(int(n) for n in np.histogram(scores, edges)[0]) for scores in (primary, shadow)]
@@ -222,7 +216,7 @@ def _score_shift(both: pd.DataFrame) -> ScoreShift | None:
 
 
 def _latency(name: str, milliseconds: pd.Series) -> Latency | None:
-    values = _numbers(milliseconds.dropna())
+    values = floats(milliseconds.dropna())
     if not len(values):
         return None
     p50, p95, p99 = (float(v) for v in np.percentile(values, [50, 95, 99]))
@@ -236,7 +230,7 @@ def _paired_latency(both: pd.DataFrame, plan: Plan) -> PairedLatency | None:
     rows = alone if single else known
     if rows.empty:
         return None
-    primary, shadow = _numbers(rows["ms.primary"]), _numbers(rows["shadow_ms"])
+    primary, shadow = floats(rows["ms.primary"]), floats(rows["shadow_ms"])
     p50, p95, p99 = (float(v) for v in np.percentile(shadow - primary, [50, 95, 99]))
     ratio = mean_units(np.log(shadow / primary), blocks_of(rows["at"], plan.block))
     low, high = (None if bound is None else math.exp(bound) for bound in interval(ratio, plan.confidence))
@@ -283,7 +277,3 @@ def _counts(column: pd.Series) -> dict[str, int]:
 def _moment(value: Any) -> datetime:
     moment: datetime = pd.Timestamp(value).to_pydatetime()
     return moment
-
-
-def _numbers(column: pd.Series) -> Floats:
-    return column.to_numpy(dtype=np.float64)

@@ -86,11 +86,6 @@ def open_logs(log_dir: Path, contract: Contract) -> Logs:
     return Logs(export.predictions(log_dir, contract), export.shadow(log_dir), export.labels(log_dir))
 
 
-def read_logs(log_dir: Path, contract: Contract, slot: str = FIRST) -> Paired:
-    """Read the three logs below ``log_dir`` and join them for one slot."""
-    return open_logs(log_dir, contract).of(slot)
-
-
 def summary(verdict: Verdict, evidence: Evidence) -> str:
     """Lay the result out for a terminal, 100 columns wide."""
     ledger = evidence.ledger

@@ -13,7 +13,7 @@ from monitoring.floor import AGAIN, changed_decisions
 from monitoring.performance import blocks_of, difference
 from monitoring.plan import Plan
 from monitoring.quality import Freshness, PairedMeasure
-from monitoring.statistics import Floats, briers, log_losses
+from monitoring.statistics import Floats, briers, floats, log_losses
 from monitoring.units import mean_units
 
 _NEEDED = ("at", "role", "violations", "prediction", "shadow_prediction", "label", AGAIN)
@@ -63,7 +63,7 @@ def _part(
 
 
 def _measures(known: pd.DataFrame, plan: Plan) -> tuple[PairedMeasure, ...]:
-    labels, answered, shadow = (_numbers(known[name]) for name in ("label", "prediction", "shadow_prediction"))
+    labels, answered, shadow = (floats(known[name]) for name in ("label", "prediction", "shadow_prediction"))
     blocks = blocks_of(known["at"], plan.block)
     truth = labels == 1
     right = [np.asarray((s >= plan.threshold) == truth, dtype=np.float64) for s in (answered, shadow)]
@@ -78,7 +78,3 @@ def _measures(known: pd.DataFrame, plan: Plan) -> tuple[PairedMeasure, ...]:
         )
         for name, higher, a, b in pairs
     )
-
-
-def _numbers(column: pd.Series) -> Floats:
-    return column.to_numpy(dtype=np.float64)

@@ -13,7 +13,7 @@ from monitoring.failures import FailureRate
 from monitoring.floor import NoiseFloor
 from monitoring.offline import Rehearsal
 from monitoring.pairing import FIRST, Notes
-from monitoring.quality import Condition, Freshness, LabelCoverage, Performance
+from monitoring.quality import Freshness, LabelCoverage, Performance
 from monitoring.standing import Standing
 
 
@@ -228,7 +228,6 @@ class Evidence:
         other_versions: predictions set aside because another pair of models was at work.
         service_versions: versions of the service that answered, with counts.
         roles, confidences, fallback_reasons: predictions by who answered and how.
-        conditions: quality by who answered and with what confidence.
         performance: None without a single mature labelled pair.
         failures: how often each role failed to answer.
         noise: the primary against itself; None where it was not asked twice.
@@ -261,7 +260,6 @@ class Evidence:
     paired_latency: PairedLatency | None
     largest_batch: int | None
     label_coverage: LabelCoverage
-    conditions: tuple[Condition, ...]
     performance: Performance | None
     disagreements: tuple[Disagreement, ...]
     notes: Notes

@@ -9,7 +9,7 @@ from scipy import stats
 
 from monitoring.campaign import is_scored
 from monitoring.evidence import LostDifference, LostTraffic
-from monitoring.statistics import Floats, log_losses, standardized_shift
+from monitoring.statistics import Floats, floats, log_losses, standardized_shift
 
 _LEAST = 10
 _CONFIDENCE = 0.975
@@ -44,20 +44,20 @@ def lost_traffic(frame: pd.DataFrame, slices: tuple[str, ...]) -> LostTraffic:
 
 
 def _compared(lost: pd.DataFrame, kept: pd.DataFrame, slices: tuple[str, ...]) -> list[tuple[str, Floats, Floats]]:
-    scores = _numbers(lost["prediction"]), _numbers(kept["prediction"])
+    scores = floats(lost["prediction"]), floats(kept["prediction"])
     # The loss a calibrated model expects of its own answer: how hard it takes the request to be.
     out = [("primary's score", *scores), ("expected loss", _entropy(scores[0]), _entropy(scores[1]))]
     known = lost[lost["label"].notna()], kept[kept["label"].notna()]
     if min(len(known[0]), len(known[1])) >= _LEAST:
-        labels = _numbers(known[0]["label"]), _numbers(known[1]["label"])
-        losses = (log_losses(labels[side], _numbers(known[side]["prediction"])) for side in (0, 1))
+        labels = floats(known[0]["label"]), floats(known[1]["label"])
+        losses = (log_losses(labels[side], floats(known[side]["prediction"])) for side in (0, 1))
         first, second = losses
         out += [("label", *labels), ("primary's log loss", first, second)]
     for column in slices:
         name = column.split(".", 1)[-1]
         for value, n in lost[column].value_counts().items():
             if n >= _LEAST:
-                one, two = (_numbers(side[column] == value) for side in (lost, kept))
+                one, two = (floats(side[column] == value) for side in (lost, kept))
                 out.append((f"share of {name} {value}", one, two))
     return out
 
@@ -70,9 +70,5 @@ def _loss(rows: pd.DataFrame) -> float | None:
     labelled = rows[rows["label"].notna()]
     if labelled.empty:
         return None
-    found = float(log_losses(_numbers(labelled["label"]), _numbers(labelled["prediction"])).mean())
+    found = float(log_losses(floats(labelled["label"]), floats(labelled["prediction"])).mean())
     return found if math.isfinite(found) else None
-
-
-def _numbers(column: pd.Series) -> Floats:
-    return column.to_numpy(dtype="float64")

@@ -13,7 +13,6 @@ from scipy import stats
 from monitoring.plan import Plan
 from monitoring.quality import (
     CalibrationBin,
-    Condition,
     Fading,
     Gain,
     Metric,
@@ -23,7 +22,7 @@ from monitoring.quality import (
 )
 from monitoring.sequential import Units, discordant_log_e, interval, interval_sequence, log_e_values
 from monitoring.slices import slices_of
-from monitoring.statistics import Difference, Discordance, Floats, Ints, auc, briers, ece, log_losses, mcnemar
+from monitoring.statistics import Difference, Discordance, Floats, Ints, auc, briers, ece, floats, log_losses, mcnemar
 from monitoring.units import auc_units, ece_units, mean_units, overconfidence_units
 
 _BINS = 10
@@ -64,7 +63,7 @@ def performance(
     """
     if frame.empty:
         return None
-    labels, primary, shadow = (_numbers(frame[name]) for name in ("label", "prediction", "shadow_prediction"))
+    labels, primary, shadow = (floats(frame[name]) for name in ("label", "prediction", "shadow_prediction"))
     rows = _Rows(labels, primary, shadow, blocks_of(frame["at"], plan.block))
     loss = mean_units(rows.gain, rows.blocks)
     found, small = slices_of(frame, rows.gain, labels, rows.blocks, slices, plan)
@@ -90,22 +89,6 @@ def blocks_of(at: pd.Series, block: timedelta) -> Ints:
     """Number of the block of time each instant falls in, counted from 1970 in UTC."""
     micros = at.to_numpy(dtype="datetime64[us]").astype(np.int64)
     return np.asarray(micros // (block // timedelta(microseconds=1)), dtype=np.int64)
-
-
-def conditions(frame: pd.DataFrame, plan: Plan) -> tuple[Condition, ...]:
-    """Measure the shadow against whoever answered, by role and confidence of the answer.
-
-    Args:
-        frame: mature rows with ``role, confidence, prediction, shadow_prediction, label``, scores and label not null.
-    """
-    out = []
-    for (role, confidence), rows in frame.groupby(["role", "confidence"], sort=True):
-        labels, served, shadow = (_numbers(rows[name]) for name in ("label", "prediction", "shadow_prediction"))
-        losses = log_losses(labels, served), log_losses(labels, shadow)
-        found = difference(mean_units(losses[0] - losses[1], blocks_of(rows["at"], plan.block)), len(rows), plan)
-        means = float(losses[0].mean()), float(losses[1].mean())
-        out.append(Condition(f"{role}, {confidence}", len(rows), *means, found))
-    return tuple(out)
 
 
 def difference(units: Units, rows: int, plan: Plan) -> Difference:
@@ -210,7 +193,3 @@ def _running(loss: Units, path: Floats, blocks: Ints, plan: Plan) -> tuple[Runni
 
 def _e(log_e: float) -> float:
     return math.exp(min(float(log_e), _LARGEST_LOG_E))
-
-
-def _numbers(column: pd.Series) -> Floats:
-    return column.to_numpy(dtype=np.float64)

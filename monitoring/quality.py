@@ -105,17 +105,6 @@ class Fading:
 
 
 @dataclass(frozen=True)
-class Condition:
-    """Quality on the rows answered under one condition: ``primary normal``, ``primary degraded``, ``fallback ...``."""
-
-    name: str
-    rows: int
-    answered_loss: float
-    shadow_loss: float
-    difference: Difference
-
-
-@dataclass(frozen=True)
 class PairedMeasure:
     """One measure of whoever answered and of the shadow on the same labelled rows: ``log_loss, brier, accuracy``."""
 

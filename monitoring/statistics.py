@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from scipy import stats
 
 Floats = npt.NDArray[np.float64]
@@ -40,6 +41,11 @@ class Discordance:
     only_primary_right: int
     only_shadow_right: int
     p_value: float
+
+
+def floats(column: pd.Series) -> Floats:
+    """A column as numbers; null is NaN."""
+    return column.to_numpy(dtype=np.float64)
 
 
 def psi(reference: Floats, current: Floats, bins: int = 10) -> float:

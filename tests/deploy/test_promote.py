@@ -18,8 +18,9 @@ from deploy.moves import MoveRefused, playable
 from deploy.promote import Promoted, Wish, main, promote
 from deploy.promote_checks import read_verdict
 from monitoring.compare import compare
-from monitoring.compare_job import read_logs
+from monitoring.compare_job import open_logs
 from monitoring.evidence import Version
+from monitoring.pairing import FIRST
 from monitoring.report import write_report
 from monitoring.split_report import as_json
 from monitoring.split_verdict import decide as decide_split
@@ -121,7 +122,7 @@ def test_offline_evidence_never_promotes(tmp_path: Path) -> None:
 
 
 def test_what_the_comparison_writes_is_read_as_it_was_decided(tmp_path: Path) -> None:
-    paired = read_logs(campaign(600, days=8).write(tmp_path / "logs"), contract())
+    paired = open_logs(campaign(600, days=8).write(tmp_path / "logs"), contract()).of(FIRST)
     evidence = compare(paired, contract())
     verdict = decide(evidence)
 

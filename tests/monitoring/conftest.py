@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from monitoring.compare import compare
-from monitoring.compare_job import read_logs
+from monitoring.compare_job import open_logs
 from monitoring.evidence import Evidence
-from monitoring.pairing import Paired
+from monitoring.pairing import FIRST, Paired
 from tests.monitoring.logs import Logs, contract
 
 
@@ -19,7 +19,7 @@ def pair(tmp_path: Path) -> Callable[[Logs], Paired]:
     """Write logs and read them back joined."""
 
     def run(logs: Logs) -> Paired:
-        return read_logs(logs.write(tmp_path / "logs"), contract())
+        return open_logs(logs.write(tmp_path / "logs"), contract()).of(FIRST)
 
     return run
 

@@ -15,9 +15,10 @@ import pytest
 from monitoring import compare_job
 from monitoring.campaigns import KEPT_LOOKS, gone, judge, read_records
 from monitoring.compare import Options, compare
-from monitoring.compare_job import read_logs
+from monitoring.compare_job import open_logs
 from monitoring.criteria import Criteria, default_criteria
 from monitoring.evidence import Evidence, Version
+from monitoring.pairing import FIRST
 from monitoring.verdict import Verdict
 from service.errors import DataError
 from service.settings import Settings
@@ -31,7 +32,7 @@ OTHER = default_criteria(min_rows=10)
 def evidence_of(folder: Path, logs: Logs, days: float = 15) -> Evidence:
     """The evidence so many days after the start."""
     shutil.rmtree(folder / "logs", ignore_errors=True)
-    paired = read_logs(logs.write(folder / "logs"), contract())
+    paired = open_logs(logs.write(folder / "logs"), contract()).of(FIRST)
     return compare(paired, contract(), Options(now=START + timedelta(days=days)))
 
 

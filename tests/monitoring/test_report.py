@@ -12,10 +12,10 @@ import pytest
 
 from monitoring import compare_job
 from monitoring.compare import compare
-from monitoring.compare_job import read_logs
+from monitoring.compare_job import open_logs
 from monitoring.drift_report import split_halves, write_drift_reports
 from monitoring.evidence import Evidence
-from monitoring.pairing import Paired
+from monitoring.pairing import FIRST, Paired
 from monitoring.plots import plots
 from monitoring.report import Companions, page
 from monitoring.verdict import decide
@@ -240,7 +240,7 @@ def test_without_enough_rows_no_evidently_report_is_made_and_no_old_one_is_left(
 
 def test_further_pages_are_linked(tmp_path: Path) -> None:
     logs = campaign(50).write(tmp_path)
-    evidence = compare(read_logs(logs, contract()), contract())
+    evidence = compare(open_logs(logs, contract()).of(FIRST), contract())
 
     html = page(decide(evidence), evidence, Companions((("other.html", "More"),), ("nothing for that",)))
 

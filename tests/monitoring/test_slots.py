@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from monitoring.compare import compare
-from monitoring.compare_job import open_logs, read_logs
+from monitoring.compare_job import open_logs
 from monitoring.evidence import Version
+from monitoring.pairing import FIRST
 from tests.monitoring.logs import PRIMARY, SHADOW, Logs, campaign, contract, drop
 
 SECOND = ("3", "c" * 64)
@@ -80,7 +81,7 @@ def test_old_and_new_logs_are_one_campaign(tmp_path: Path) -> None:
     for line in logs.shadow[20:]:
         line["shadow"] = "shadow"
 
-    found = compare(read_logs(logs.write(tmp_path), contract()), contract())
+    found = compare(open_logs(logs.write(tmp_path), contract()).of(FIRST), contract())
 
     assert (found.ledger.sampled, found.ledger.scored) == (40, 40)
 
@@ -108,6 +109,6 @@ def test_a_second_answer_of_another_model_says_nothing(tmp_path: Path) -> None:
     for line in logs.shadow[-10:]:
         line["model_digest"] = "e" * 64
 
-    found = compare(read_logs(logs.write(tmp_path), contract()), contract())
+    found = compare(open_logs(logs.write(tmp_path), contract()).of(FIRST), contract())
 
     assert found.noise is None

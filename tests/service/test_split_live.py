@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from monitoring.compare import compare
-from monitoring.compare_job import read_logs
+from monitoring.compare_job import open_logs
+from monitoring.pairing import FIRST
 from monitoring.split_job import gather
 from service.roles import move_roles, read_roles
 from service.split import Split
@@ -74,7 +75,7 @@ def test_what_the_service_writes_is_what_the_judges_read(split: Served) -> None:
     contract = split.bundle.contract
 
     found = gather(settings.log_dir, settings.models_dir, contract, NOW + timedelta(days=9), maturity=timedelta(days=1))
-    beside = compare(read_logs(settings.log_dir, contract), contract)
+    beside = compare(open_logs(settings.log_dir, contract).of(FIRST), contract)
 
     assert (found.requests, found.drawn, found.wrong_arms) == (len(logged), len(KEYS), 0)
     assert [guard.own == guard.requests > 0 for guard in found.guards] == [True, True]
