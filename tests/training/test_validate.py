@@ -34,7 +34,7 @@ def spoiled(join: Callable[..., pd.DataFrame]) -> Callable[..., pd.DataFrame]:
 
     def go(*args: Any) -> pd.DataFrame:
         frame = join(*args)
-        frame.iloc[[3, 5], frame.columns.get_loc("trip_distance")] = 9999.0  # type: ignore[index]
+        frame.loc[frame.index[[3, 5]], "trip_distance"] = 9999.0
         return frame
 
     return go
