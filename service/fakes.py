@@ -25,6 +25,10 @@ class MemoryLog:
         self.records.append(dict(record))
         return True
 
+    def extend(self, records: Sequence[Mapping[str, Any]]) -> int:
+        """Keep copies of the records unless broken."""
+        return sum(self.append(record) for record in records)
+
     def close(self) -> None:
         """Nothing to release."""
 

@@ -124,16 +124,19 @@ def expect(role: str) -> None:
     _sampled(role)
 
 
-def count_sampled(role: str) -> None:
-    """Count a request that a role is to rehearse."""
-    _sampled(role).inc()
+def count_sampled(role: str, count: int) -> None:
+    """Count requests that a role is to rehearse."""
+    _sampled(role).inc(count)
 
 
-def count_rehearsal(role: str, outcome: str, reason: str, score: float | None) -> None:
-    """Count what became of a sampled request, and a shadow's score when it has one."""
-    _shadow(role, outcome, reason).inc()
-    if score is not None and role != "primary":
-        _score(role).observe(score)
+def count_rehearsals(role: str, outcome: str, reason: str, count: int) -> None:
+    """Count what became of sampled requests."""
+    _shadow(role, outcome, reason).inc(count)
+
+
+def count_shadow_score(role: str, score: float) -> None:
+    """Count a score that a shadow gave."""
+    _score(role).observe(score)
 
 
 def breaker_changed(role: str, state: str) -> None:

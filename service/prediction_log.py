@@ -13,7 +13,7 @@ import fcntl
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,6 +33,10 @@ class Log(Protocol):
 
     def append(self, record: Mapping[str, Any]) -> bool:
         """Keep one record; False when it could not be kept."""
+        ...
+
+    def extend(self, records: Sequence[Mapping[str, Any]]) -> int:
+        """Keep several in one go, all that can be told or none; returns how many were kept."""
         ...
 
     def close(self) -> None:
@@ -63,13 +67,19 @@ class SegmentLog:
         self._retry_at = 0.0
 
     def append(self, record: Mapping[str, Any]) -> bool:
-        """Write one line; on any failure leave no half line behind and return False."""
-        self._seq += 1
-        try:
-            line = orjson.dumps({**record, "seq": self._seq}, default=str, option=_OPTIONS)
-        except orjson.JSONEncodeError:
-            return False
-        return self._write(line)
+        """Write one line; False when it could not be written."""
+        return bool(self.extend((record,)))
+
+    def extend(self, records: Sequence[Mapping[str, Any]]) -> int:
+        """Write their lines in one go; on any failure leave no half line behind and return 0."""
+        lines = []
+        for record in records:
+            self._seq += 1
+            try:
+                lines.append(orjson.dumps({**record, "seq": self._seq}, default=str, option=_OPTIONS))
+            except orjson.JSONEncodeError:
+                continue
+        return len(lines) if lines and self._write(b"".join(lines)) else 0
 
     def close(self) -> None:
         """Close the current segment; a later append begins a new one.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hmac
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -82,6 +82,10 @@ class RedactedLog:
     def append(self, record: Mapping[str, Any]) -> bool:
         """Keep one prediction record without those values; False when it could not be kept."""
         return self._log.append(self._redaction.applied(record))
+
+    def extend(self, records: Sequence[Mapping[str, Any]]) -> int:
+        """Keep prediction records without those values; returns how many were kept."""
+        return self._log.extend([self._redaction.applied(record) for record in records])
 
     def close(self) -> None:
         """Release what is held."""

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import time
 import zlib
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,6 +20,8 @@ from service.roles import Role
 from service.runners import Runner, Scored, is_probability
 
 logger = logging.getLogger("understudy")
+
+Record = Mapping[str, Any]
 
 # Records written in one go; what waits behind them is a caller.
 _AT_ONCE = 4
@@ -116,8 +119,10 @@ class ShadowPath:
         self._sampling = sampling
         self._bounds = bounds
         self._valid = valid
-        self._waiting: asyncio.Queue[Rehearsal] = asyncio.Queue(bounds.queue)
-        self._full = asyncio.Event()
+        self._waiting: deque[Rehearsal] = deque()
+        # Offered, and not yet in the metrics.
+        self._uncounted = 0
+        self._some, self._full = asyncio.Event(), asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
         self._rested = 0.0
@@ -130,28 +135,27 @@ class ShadowPath:
 
     def offer(self, rehearsal: Rehearsal) -> None:
         """Take a sampled request without waiting; when the queue is full it is dropped and counted."""
-        metrics.count_sampled(self.slot)
+        self._uncounted += 1
         if self._closing.is_set():
-            self._drop_one(rehearsal, "shutdown")
+            self._drop([rehearsal], "shutdown")
             return
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._work())
-        try:
-            self._waiting.put_nowait(rehearsal)
-        except asyncio.QueueFull:
-            self._drop_one(rehearsal, "cpu_limit" if time.monotonic() < self._rested else "queue_full")
-        if self._waiting.qsize() >= self._bounds.batch:
+        if len(self._waiting) >= self._bounds.queue:
+            self._drop([rehearsal], "cpu_limit" if time.monotonic() < self._rested else "queue_full")
+            return
+        self._waiting.append(rehearsal)
+        self._some.set()
+        if len(self._waiting) >= self._bounds.batch:
             self._full.set()
 
     async def close(self, drain_s: float) -> None:
         """Score what still waits, for at most ``drain_s`` seconds; the rest is dropped as ``shutdown``."""
-        self._closing.set()
-        self._full.set()
+        for event in (self._closing, self._full, self._some):
+            event.set()
         if self._task is None:
             return
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(drain_s):
-                await self._waiting.join()
+        await asyncio.wait([self._task], timeout=drain_s)
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
@@ -160,15 +164,15 @@ class ShadowPath:
     async def _work(self) -> None:
         while True:
             await self._rest()
-            rows = [await self._waiting.get()]
-            taken = 1
+            while not self._waiting:
+                if self._closing.is_set():
+                    return
+                self._some.clear()
+                await self._some.wait()
+            await self._gather()
+            rows = self._take(self._bounds.batch)
+            self._queued.set(len(self._waiting))
             try:
-                try:
-                    await self._gather()
-                finally:
-                    rows += self._take(self._bounds.batch - 1)
-                    taken = len(rows)
-                    self._queued.set(self._waiting.qsize())
                 await self._rehearse(rows)
             except Exception:  # the shadow's trouble, whatever it is, must not end its path
                 logger.exception("%s could not rehearse", self.slot)
@@ -176,8 +180,6 @@ class ShadowPath:
             finally:
                 # What is left here is left by a cancellation.
                 self._drop(rows, "shutdown")
-                for _ in range(taken):
-                    self._waiting.task_done()
 
     async def _rest(self) -> None:
         """Wait until the shadow's calls have earned their next one; those who wait for an answer need the processor."""
@@ -194,7 +196,7 @@ class ShadowPath:
 
     async def _gather(self) -> None:
         # A call costs the gateway about the same for one row as for many, and nobody waits for the shadow.
-        if self._closing.is_set() or self._waiting.qsize() >= self._bounds.batch - 1:
+        if self._closing.is_set() or len(self._waiting) >= self._bounds.batch:
             return
         self._full.clear()
         with contextlib.suppress(TimeoutError):
@@ -202,24 +204,22 @@ class ShadowPath:
                 await self._full.wait()
 
     def _take(self, most: int | None = None) -> list[Rehearsal]:
-        rows: list[Rehearsal] = []
-        while not self._waiting.empty() and (most is None or len(rows) < most):
-            rows.append(self._waiting.get_nowait())
-        return rows
+        count = len(self._waiting) if most is None else min(most, len(self._waiting))
+        return [self._waiting.popleft() for _ in range(count)]
 
     async def _rehearse(self, rows: list[Rehearsal]) -> None:
         """Score rows and write their records, taking each out of the list as its record is written."""
         result = await self._ask(rows)
-        count = len(rows)
-        for number in range(count):
-            if number % _AT_ONCE == _AT_ONCE - 1:
-                await asyncio.sleep(0)
+        for start in range(0, count := len(rows), _AT_ONCE):
+            await asyncio.sleep(0)
+            part = rows[:_AT_ONCE]
             if isinstance(result, str):
-                self._drop_one(rows[0], result)
+                self._keep([self._record(row, "dropped", result) for row in part])
             else:
                 scored, seconds = result
-                self._record(rows[0], scored, scored.scores[number], seconds, count)
-            del rows[0]
+                scores = scored.scores[start : start + _AT_ONCE]
+                self._keep([self._scored(row, scored, s, seconds, count) for row, s in zip(part, scores, strict=True)])
+            del rows[:_AT_ONCE]
 
     async def _ask(self, rows: Sequence[Rehearsal]) -> tuple[Scored, float] | str:
         """Return the scores and the seconds they took, or why there are none."""
@@ -253,13 +253,14 @@ class ShadowPath:
         self._seconds.observe(seconds)
         return scored, seconds
 
-    def _record(self, row: Rehearsal, scored: Scored, score: float | None, seconds: float, batch: int) -> None:
+    def _scored(self, row: Rehearsal, scored: Scored, score: float | None, seconds: float, batch: int) -> Record:
         valid = self._valid(score)
-        self._write(
+        if valid and score is not None and self.slot != "primary":
+            metrics.count_shadow_score(self.slot, score)
+        return self._record(
             row,
-            outcome="scored" if valid else "dropped",
-            reason=None if valid else "invalid_output",
-            score=score if valid else None,
+            "scored" if valid else "dropped",
+            None if valid else "invalid_output",
             model_version=scored.version,
             model_digest=scored.digest,
             prediction=score if isinstance(score, int | float) else None,
@@ -267,17 +268,21 @@ class ShadowPath:
             batch=batch,
         )
 
-    def _drop(self, rows: list[Rehearsal], reason: str) -> None:
-        while rows:
-            self._drop_one(rows.pop(0), reason)
-
-    def _drop_one(self, row: Rehearsal, reason: str) -> None:
-        self._write(row, outcome="dropped", reason=reason, score=None)
-
-    def _write(self, row: Rehearsal, *, outcome: str, reason: str | None, score: float | None, **more: Any) -> None:
+    def _record(self, row: Rehearsal, outcome: str, reason: str | None, **more: Any) -> Record:
         empty = {"model_version": None, "model_digest": None, "prediction": None, "latency_ms": None, "batch": None}
         named = {"request_id": row.request_id, "at": row.at, "shadow": self.slot, "outcome": outcome, "reason": reason}
-        record = {**named, **empty, **more}
-        metrics.count_rehearsal(self.slot, outcome, reason or "", score)
-        if not self._log.append(record):
-            metrics.LOG_DROPS.labels("shadow").inc()
+        return {**named, **empty, **more}
+
+    def _drop(self, rows: list[Rehearsal], reason: str) -> None:
+        if rows:
+            self._keep([self._record(row, "dropped", reason) for row in rows])
+            rows.clear()
+
+    def _keep(self, records: Sequence[Record]) -> None:
+        metrics.count_sampled(self.slot, self._uncounted)
+        self._uncounted = 0
+        for (outcome, reason), count in Counter((r["outcome"], r["reason"]) for r in records).items():
+            metrics.count_rehearsals(self.slot, outcome, reason or "", count)
+        lost = len(records) - self._log.extend(records)
+        if lost:
+            metrics.LOG_DROPS.labels("shadow").inc(lost)

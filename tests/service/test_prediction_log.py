@@ -80,6 +80,26 @@ def test_a_record_that_does_not_fit_on_the_disk_leaves_no_half_line(tmp_path: Pa
     assert [record["seq"] for record in numbered(tmp_path)] == [1, 5]
 
 
+def test_records_written_together_are_numbered_one_by_one_and_kept_all_or_none(tmp_path: Path) -> None:
+    log = SegmentLog(tmp_path, segment_bytes=10**9)
+    assert log.extend([{"i": 0}, {"i": 1}]) == 2
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60, hard))
+    try:
+        refused = log.extend([{"i": 2}, {"i": 3, "text": "x" * 100}])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    time.sleep(RETRY_S)
+
+    kept = log.extend([{"i": 4}, {"no json": {1: 2}.keys(), ("a",): 1}, {"i": 6}])
+
+    assert (refused, kept) == (0, 2)
+    assert [(record["i"], record["seq"]) for record in numbered(tmp_path)] == [(0, 1), (1, 2), (4, 5), (6, 7)]
+    assert log.extend([]) == 0
+
+
 def test_logging_heals_when_its_folder_can_be_written_again(tmp_path: Path) -> None:
     blocked = tmp_path / "logs"
     blocked.write_text("a file where the folder should be")

@@ -193,13 +193,13 @@ class Faulty(MemoryLog):
 
     failed = False
 
-    def append(self, record: Mapping[str, Any]) -> bool:
-        """Keep every record but fail at the third."""
-        if len(self.records) == 2 and not self.failed:
+    def extend(self, records: Sequence[Mapping[str, Any]]) -> int:
+        """Fail at the first records, and keep all others."""
+        if not self.failed:
             self.failed = True
             msg = "a fault nobody foresaw"
             raise RuntimeError(msg)
-        return super().append(record)
+        return super().extend(records)
 
 
 def test_a_fault_nobody_foresaw_costs_the_rows_of_its_call_only() -> None:
@@ -214,7 +214,7 @@ def test_a_fault_nobody_foresaw_costs_the_rows_of_its_call_only() -> None:
     asyncio.run(run())
 
     assert [r["request_id"] for r in log.records] == [str(i) for i in range(8)]
-    assert [r["reason"] for r in log.records] == [None, None, "error", "error", None, None, None, None]
+    assert [r["reason"] for r in log.records] == ["error"] * 4 + [None] * 4
 
 
 def test_too_few_scores_are_an_error_of_the_whole_call() -> None:
