@@ -77,7 +77,7 @@ demo: $(READY) ## the whole loop on real data: train, serve, replay, label, comp
 	@$(PY) -m deploy.demo --primary-as-of 2013-07-01 --shadow-as-of 2013-10-01 --start 2013-10-01 --end 2013-10-15
 
 .PHONY: demo-promotion
-demo-promotion: $(READY) ## a campaign on real data to its end: promoted in traffic, watched, survived; a planted shadow rejected (about 10 minutes)
+demo-promotion: $(READY) ## a campaign on real data to its end: promoted in traffic, watched, survived; a planted shadow rejected (about 12 minutes)
 	@$(PY) -m deploy.demo_promotion --primary-as-of 2013-03-01 --shadow-as-of 2013-10-01 --start 2013-10-01 --days 14
 
 .PHONY: validate
@@ -253,7 +253,7 @@ bench-lookup: $(READY) ## time of a feature lookup against plain Feast, SQLite a
 	@$(PY) -W ignore -m benchmarks.lookup
 
 .PHONY: bench-serving
-bench-serving: $(READY) ## requests per second and latency against stock BentoML and a hand-written service (about 10 minutes)
+bench-serving: $(READY) ## requests per second and latency against stock BentoML and a hand-written service (about 12 minutes)
 	@$(PY) -W ignore -m benchmarks.serving
 
 .PHONY: bench-verdict

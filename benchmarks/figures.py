@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from scipy.stats import binom
 
 Run = Mapping[str, Any]
 
@@ -82,6 +85,27 @@ def against_others(runs: Mapping[str, Mapping[int, Sequence[Run]]]) -> dict[str,
 def with_and_without(name: str, runs: Mapping[str, Sequence[Run]], suffix: str = "") -> dict[str, float]:
     """Ratios of a kind of shadow's runs and those without one."""
     return {f"{name}_{key}_ratio{suffix}": ratio(runs[name], runs["off"], key) for key in ("p50", "p99")}
+
+
+def beside(name: str, runs: Sequence[tuple[Run, Run, Run]]) -> dict[str, Any]:
+    """Ratios of runs to those without a shadow just before and after each: median and its 95 % interval.
+
+    Args:
+        runs: each with the one before and the one after it.
+    """
+    found: dict[str, Any] = {}
+    for key in ("p50", "p99"):
+        ratios = [one[key] / math.sqrt(before[key] * after[key]) for one, before, after in runs]
+        found[f"{name}_{key}_ratio"] = round(statistics.median(ratios), 3)
+        found[f"{name}_{key}_ratio_95"] = [round(end, 3) for end in interval(ratios)]
+    return found
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Bounds of the median that hold with 95 %, whatever the values' law (order statistics); all of few values."""
+    ordered, count = sorted(values), len(values)
+    rank = max((k for k in range(count // 2) if binom.cdf(k, count, 0.5) <= 0.025), default=0)
+    return ordered[rank], ordered[count - 1 - rank]
 
 
 def stage_p99s(runs: Sequence[Run]) -> dict[str, float]:

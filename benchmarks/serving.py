@@ -26,13 +26,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.figures import Run, against_others, faults, middle, stage_p99s, with_and_without
+from benchmarks.figures import Run, against_others, beside, faults, middle, stage_p99s, with_and_without
 from benchmarks.machine import QUIET, Machine, stopped_shadow
 from benchmarks.servers import handwritten, loaded, ours, stock, stop_what_was_started
 from benchmarks.stage import prepared
 from deploy.demo import say
 
 CONNECTIONS = (1, 16)
+# Rounds at one connection, which are printed and not judged.
+_ONE_ROUNDS = 3
 # As many as an open loop could need at once.
 OPEN = 64
 # Longest time spent waiting for a machine that is busy with something else, and measuring again what that disturbed.
@@ -92,22 +94,33 @@ class Bench:
         return against_others(runs)
 
     def shadows(self, urls: dict[str, str], rate: float, dead: Path) -> dict[str, Any]:
-        """Kinds of shadow and none, in turns, at half of the peak and at one connection."""
-        runs: dict[str, dict[str, list[Run]]] = {"half": {}, "one": {}}
-        loads = {"half": {"connections": OPEN, "rate": round(rate / 2)}, "one": {"connections": 1}}
+        """Kinds of shadow, each between two runs without one, at half of the peak; and in turns at one connection.
+
+        ``off_*_ratio`` compares runs without a shadow among themselves: what the machine adds to any ratio.
+        """
+        half = {"connections": OPEN, "rate": round(rate / 2)}
+        kinds = [name for name in urls if name != "off"]
+        runs: dict[str, list[tuple[Run, Run, Run]]] = {name: [] for name in kinds}
+        one: dict[str, list[Run]] = {name: [] for name in urls}
+        off = [self._with(urls, "off", dead, "half of peak", **half)]
         for number in range(self._length.shadow_rounds):
-            order = list(urls)[number % len(urls) :] + list(urls)[: number % len(urls)]
-            for kind, load in loads.items():
-                for name in order:
-                    contender = Contender(f"shadow {name}", urls[name], self._requests)
-                    with stopped_shadow(dead) if name == "dead_shadow" else contextlib.nullcontext():
-                        run = self._measure(contender, "half of peak" if kind == "half" else "1 connection", **load)
-                    runs[kind].setdefault(name, []).append(run)
-        result: dict[str, Any] = {}
-        for name in (n for n in urls if n != "off"):
-            result |= with_and_without(name, runs["half"]) | with_and_without(name, runs["one"], "_1")
-        result["off_ms_half"] = {key: middle(runs["half"]["off"], key) for key in ("p50", "p99")}
+            turn = number % len(kinds)
+            for name in kinds[turn:] + kinds[:turn]:
+                run = self._with(urls, name, dead, "half of peak", **half)
+                off.append(self._with(urls, "off", dead, "half of peak", **half))
+                runs[name].append((run, off[-2], off[-1]))
+            for name in urls if number < _ONE_ROUNDS else ():
+                one[name].append(self._with(urls, name, dead, "1 connection", connections=1))
+        result: dict[str, Any] = beside("off", list(zip(off[1:-1], off, off[2:], strict=False)))
+        for name in kinds:
+            result |= beside(name, runs[name]) | with_and_without(name, one, "_1")
+        result["off_ms_half"] = {key: middle(off, key) for key in ("p50", "p99")}
         return result
+
+    def _with(self, urls: dict[str, str], name: str, dead: Path, load: str, **options: Any) -> Run:
+        contender = Contender(f"shadow {name}", urls[name], self._requests)
+        with stopped_shadow(dead) if name == "dead_shadow" else contextlib.nullcontext():
+            return self._measure(contender, load, **options)
 
     def stages(self, url: str, rate: float) -> dict[str, Any]:
         """The 99th percentile of each stage at 70 % of the peak."""
@@ -222,10 +235,14 @@ def table(result: dict[str, Any]) -> str:
                      + "".join(f"{p:10.2f}" for p in parts[3:]))  # fmt: skip
     lines += [f"ours: {result['ratio_vs_stock']} times stock, {result['ratio_vs_handwritten']} times hand-written; "
               f"{result['ours_2_workers_rps_16']:.0f} rps with two workers", ""]  # fmt: skip
-    lines.append(f"{'against none':16}{'half, p50':>11}{'p99':>9}{'1 conn, p50':>13}{'p99':>9}")
-    for name in ("shadow", "slow_shadow", "dead_shadow"):
-        half, one = ([result[f"{name}_{key}_ratio{end}"] for key in ("p50", "p99")] for end in ("", "_1"))
-        lines.append(f"{name:16}{half[0]:11.3f}{half[1]:9.3f}{one[0]:13.3f}{one[1]:9.3f}")
+    lines.append(f"{'against none':16}{'half, p50':>11}{'95 %':>15}{'p99':>9}{'95 %':>15}{'1 conn, p50':>13}{'p99':>9}")
+    for name in ("off", "shadow", "slow_shadow", "dead_shadow"):
+        line = f"{name:16}"
+        for key, width in (("p50", 11), ("p99", 9)):
+            low, high = result[f"{name}_{key}_ratio_95"]
+            line += f"{result[f'{name}_{key}_ratio']:{width}.3f}{f'{low:.3f} to {high:.3f}':>15}"
+        one = [result.get(f"{name}_{key}_ratio_1") for key in ("p50", "p99")]
+        lines.append(line + "".join(f"{value:{width}.3f}" for value, width in zip(one, (13, 9), strict=True) if value))
     return "\n".join(lines)
 
 
@@ -234,7 +251,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="make bench-serving", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--home", type=Path, help="folder to prepare in or to use again; default: a temporary one")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of the three services")
-    parser.add_argument("--shadow-rounds", type=int, default=9, help="rounds with and without a shadow")
+    parser.add_argument("--shadow-rounds", type=int, default=12, help="rounds with and without a shadow")
     parser.add_argument("--seconds", type=float, default=3.0, help="length of one measurement")
     args = parser.parse_args(argv)
     warnings.simplefilter("ignore")

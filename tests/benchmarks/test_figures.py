@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
-from benchmarks.figures import against_others, faults, ratio, stage_p99s, with_and_without
+from benchmarks.figures import against_others, beside, faults, interval, ratio, stage_p99s, with_and_without
 
 KEPT: dict[str, Any] = {
     "ratio_vs_stock": 1.0,
@@ -48,6 +49,27 @@ def test_a_kind_of_shadow_is_compared_with_none() -> None:
     runs = {"off": [{"p50": 2.0, "p99": 4.0}], "slow_shadow": [{"p50": 2.1, "p99": 6.0}]}
 
     assert with_and_without("slow_shadow", runs) == {"slow_shadow_p50_ratio": 1.05, "slow_shadow_p99_ratio": 1.5}
+
+
+def test_a_run_is_compared_with_those_just_before_and_after() -> None:
+    def run(p50: float) -> dict[str, float]:
+        return {"p50": p50, "p99": 2 * p50}
+
+    # The machine becomes slower all the time; the shadow costs a tenth.
+    runs = [(run(1.1 * 2 ** (k + 1)), run(2**k), run(2 ** (k + 2))) for k in range(9)]
+
+    found = beside("shadow", runs)
+
+    assert (found["shadow_p50_ratio"], found["shadow_p99_ratio"]) == (1.1, 1.1)
+    assert found["shadow_p50_ratio_95"] == [1.1, 1.1]
+
+
+def test_the_interval_holds_the_median_in_nineteen_of_twenty() -> None:
+    rng = np.random.default_rng(3)
+    held = [low <= 1.0 <= high for low, high in (interval(list(rng.lognormal(0, 0.3, 12))) for _ in range(2000))]
+
+    assert 0.95 <= np.mean(held) <= 0.98
+    assert interval([3.0, 1.0, 2.0]) == (1.0, 3.0)
 
 
 def test_stages_carry_the_names_of_the_limits_and_only_those() -> None:
