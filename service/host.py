@@ -25,7 +25,7 @@ _RETRY_S = 5.0
 # A model that leaks is refused memory at the limit and fails from then on; it is ended a little earlier.
 _NEAR = 0.8
 # Row counts whose first call would otherwise cost a caller the model's lazy preparations.
-_WARM = (1, 2, 32)
+_WARM = (1, 2, 32, 64)
 
 
 class Host:

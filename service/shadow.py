@@ -61,7 +61,7 @@ class Bounds:
     """
 
     queue: int = 1000
-    batch: int = 32
+    batch: int = 64
     gather_s: float = 0.05
     timeout_s: float = 1.0
     cpu: float = 0.0
