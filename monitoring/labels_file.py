@@ -82,7 +82,8 @@ def _checked(raw: pd.DataFrame, times: pd.Series | None, now: datetime) -> pd.Da
     if times is None:
         known_at = pd.Series(pd.Timestamp(now), raw.index).astype("datetime64[us, UTC]")
     else:
-        given = times.notna() & times.ne("")
+        # Not `ne`: a list in a cell would be compared element by element.
+        given = times.notna() & ~times.map(lambda value: isinstance(value, str) and value == "").astype(bool)
         read = pd.to_datetime(times.where(given).astype(object), utc=True, format="ISO8601", errors="coerce")
         # A number is a time in no unit that anybody has named.
         numbers = times.map(lambda value: isinstance(value, int | float) and not isinstance(value, bool)) & given

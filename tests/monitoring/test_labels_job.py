@@ -150,6 +150,25 @@ def test_strict_writes_nothing_when_a_line_is_set_aside(bundle: Settings, job: L
 
 
 @pytest.mark.parametrize("kind", [".jsonl", ".parquet"])
+@pytest.mark.parametrize("column", ["request_id", "label", "at"])
+def test_a_cell_that_holds_a_list_is_a_fault_of_its_line(
+    job: LabelsJob, tmp_path: Path, kind: str, column: str
+) -> None:
+    frame = pd.DataFrame({"request_id": ["r0", "r1"], "label": [1.0, 0.0], "at": [hour(5), hour(5)]})
+    frame[column] = pd.Series([["a", "b"], ["c", "d"]])
+    file = tmp_path / f"labels{kind}"
+    if kind == ".parquet":
+        frame.to_parquet(file)
+    else:
+        frame.to_json(file, orient="records", lines=True)
+
+    code, last = job(file)
+
+    assert code == 0
+    assert kinds(last) == {column: 2}
+
+
+@pytest.mark.parametrize("kind", [".jsonl", ".parquet"])
 def test_other_kinds_of_file_say_the_same(bundle: Settings, job: LabelsJob, tmp_path: Path, kind: str) -> None:
     rows: list[dict[str, Any]] = [
         {"request_id": "r0", "label": 1, "at": hour(5)}, {"request_id": "r1", "label": 0.0, "at": hour(5)},
