@@ -267,6 +267,23 @@ def test_the_command_says_what_it_saw_and_follows_until_the_end(
     assert "  pass    the primary failed on 0.00% of 1,680 requests (at most 1.00%)" in said
 
 
+@pytest.mark.parametrize(
+    ("hours", "given", "status"), [(24, [], "survived"), (400, [], "open"), (400, ["--maturity", "1d"], "survived")]
+)
+def test_maturity_is_a_setting_and_an_option(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], hours: float, given: list[str],
+    status: str,
+) -> None:  # fmt: skip
+    settings = promotion(tmp_path).model_copy(update={"label_maturity_h": hours})
+    live(settings, 7)
+    later(settings, 30)
+    monkeypatch.setattr(watch_module, "settings", lambda: settings)
+
+    main(given)
+
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["status"] == status
+
+
 @pytest.mark.parametrize("rate", [0.01, 0.05])
 def test_a_rate_at_its_limit_is_called_above_it_in_few_of_many_watches(rate: float) -> None:
     rng = np.random.default_rng(11)

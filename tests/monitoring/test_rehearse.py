@@ -100,6 +100,22 @@ def test_the_live_logs_stay_as_they_were_and_a_second_run_has_nothing_to_do(stag
     assert second["scored"] == first["scored"]
 
 
+@pytest.mark.parametrize(
+    ("hours", "given", "used"), [(5.0, [], 5.0), (0.5, [], 0.5), (5.0, ["--maturity", "36h"], 36.0)]
+)
+def test_maturity_is_a_setting_and_an_option(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, hours: float, given: list[str], used: float
+) -> None:
+    clock = (START + timedelta(days=DAYS + 2)).isoformat()
+    using = stage.settings.model_copy(update={"clock": clock, "label_maturity_h": hours})
+    monkeypatch.setattr(rehearse, "settings", lambda: using)
+
+    _, last, _ = stage.run(*given)
+
+    found = json.loads(Path(last["report"]).with_suffix(".json").read_text())
+    assert found["evidence"]["label_coverage"]["maturity_hours"] == used
+
+
 def test_a_run_that_was_killed_goes_on(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("monitoring.rehearsal.BATCH", 50)
     monkeypatch.setattr("monitoring.rehearsal.SEGMENT", 100)

@@ -340,6 +340,24 @@ def test_the_command_prints_the_verdict_and_writes_the_page(
     assert json.loads((tmp_path / "reports" / "split.json").read_text())["kind"] == "split"
 
 
+@pytest.mark.parametrize(
+    ("hours", "given", "all_of_them"), [(24, [], True), (900, [], False), (900, ["--maturity", "1d"], True)]
+)
+def test_maturity_is_a_setting_and_an_option(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], hours: float, given: list[str],
+    all_of_them: bool,
+) -> None:  # fmt: skip
+    world = make_split(tmp_path, ((0.5, 2),))
+    where = at(tmp_path, world.now + timedelta(days=3)).model_copy(update={"label_maturity_h": hours})
+    monkeypatch.setattr("monitoring.split_job.settings", lambda: where)
+
+    main(given)
+
+    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert last["drawn"] > 0
+    assert last["counted"] == (last["drawn"] if all_of_them else 0)
+
+
 def test_the_command_without_a_split_says_how_to_open_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
