@@ -29,6 +29,7 @@ from benchmarks.audit import Answers, Ledger, Tail, check_answers, check_ledger,
 from benchmarks.caller import Call
 from benchmarks.faults import FAULTS, LOGS, Fault, Seen
 from benchmarks.servers import own_path
+from deploy.demo import say
 from service.settings import ROOT, Settings
 
 GRACE_MS = 50.0
@@ -342,11 +343,6 @@ def print_row(episode: Episode, calls: Sequence[Call], excused: frozenset[str], 
     print(f"{episode.fault.name:28} {row['requests']:8} {row['non_200']:7} {row['excused']:7} {row['late']:5} "
           f"{row['p99_ms'] or 0:7.1f} {row['worst_ms'] or 0:8.1f} {heal:>7} {episode.busy:5.0%}  {who}"
           f"{'' if episode.felt else '  NOT FELT'}", flush=True)  # fmt: skip
-
-
-def say(text: str) -> None:
-    """Tell what happens next."""
-    print(f"==> {text}", flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -82,11 +82,6 @@ def against_others(runs: Mapping[str, Mapping[int, Sequence[Run]]]) -> dict[str,
     }
 
 
-def with_and_without(name: str, runs: Mapping[str, Sequence[Run]], suffix: str = "") -> dict[str, float]:
-    """Ratios of a kind of shadow's runs and those without one."""
-    return {f"{name}_{key}_ratio{suffix}": ratio(runs[name], runs["off"], key) for key in ("p50", "p99")}
-
-
 def beside(name: str, runs: Sequence[tuple[Run, Run, Run]]) -> dict[str, Any]:
     """Ratios of runs to those without a shadow just before and after each: median and its 95 % interval.
 

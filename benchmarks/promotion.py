@@ -24,9 +24,9 @@ from typing import Any, Self
 
 from benchmarks.arena import make_bundle
 from benchmarks.caller import Call
-from benchmarks.chaos import Callers, say
+from benchmarks.chaos import Callers
 from benchmarks.servers import clean, stop_what_was_started
-from deploy.demo import environment, serving
+from deploy.demo import environment, say, serving
 from service.roles import read_roles
 from service.settings import PREFIX, ROOT, Settings
 

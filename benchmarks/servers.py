@@ -71,9 +71,7 @@ def handwritten(home: Path, **variables: str) -> Iterator[str]:
     env = {**clean(environment(folder)), "HANDWRITTEN_HOME": str(folder), **variables}
     log = folder / "serve.log"
     with log.open("w") as output:
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=env, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-        )
+        process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=output, stderr=subprocess.STDOUT, process_group=0)
         try:
             url = f"http://127.0.0.1:{port}"
             wait_until_ready(process, url, log)

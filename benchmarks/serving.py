@@ -6,7 +6,8 @@ What is not measured stands idle. Last line of stdout: one JSON object; exit cod
 
 The shadow's price is judged at half of the peak rate, in an open loop: both sides get the same requests at the same
 times. One caller in a closed loop sends its next request at the very moment the shadow's work begins, and sets its own
-rate by the answers; that ratio is printed beside it.
+rate by the answers; that ratio is printed beside it. With and without are the same processes, the shadow's seat taken
+and empty in turns: two processes of the same program differ by up to 5 % for as long as they live.
 """
 
 from __future__ import annotations
@@ -14,40 +15,33 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import re
+import shutil
 import sys
 import tempfile
 import time
-import urllib.request
 import warnings
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.figures import Run, against_others, beside, faults, middle, stage_p99s, with_and_without
+from benchmarks.answers import Contender, agree, metrics, normal_share
+from benchmarks.figures import Run, against_others, beside, faults, middle, ratio, stage_p99s
 from benchmarks.machine import QUIET, Machine, stopped_shadow
 from benchmarks.servers import handwritten, loaded, ours, stock, stop_what_was_started
 from benchmarks.stage import prepared
 from deploy.demo import say
+from service.roles import move_roles, read_roles
 
 CONNECTIONS = (1, 16)
 # Rounds at one connection, which are printed and not judged.
 _ONE_ROUNDS = 3
+# What is compared at half of the peak.
+_HALF = ("p50", "p99")
 # As many as an open loop could need at once.
 OPEN = 64
 # Longest time spent waiting for a machine that is busy with something else, and measuring again what that disturbed.
 PATIENCE_S = 60.0
-
-
-@dataclass(frozen=True)
-class Contender:
-    """A running service: its address and the requests it takes."""
-
-    name: str
-    url: str
-    bodies: Path
 
 
 @dataclass(frozen=True)
@@ -59,6 +53,28 @@ class Length:
     seconds: float
 
 
+class _Stage:
+    """A service whose shadow takes its seat and leaves it."""
+
+    def __init__(self, name: str, url: str, models: Path, folder: Path) -> None:
+        self.name, self.url, self.folder = name, url, folder
+        self._models = models
+        self._seat = read_roles(models).seats["shadow"]
+        self._seated = True
+
+    def seat(self, seated: bool) -> None:
+        """Seat the shadow, or empty its seat; returns when the gateway knows."""
+        if seated == self._seated:
+            return
+        move_roles(self._models, read_roles(self._models).revision, {"shadow": self._seat if seated else None})
+        end = time.monotonic() + PATIENCE_S
+        while metrics(self.url).get('understudy_runner_up{role="shadow"}') != float(seated):
+            if time.monotonic() > end:
+                raise SystemExit(f"the shadow of {self.url} did not {'take' if seated else 'leave'} its seat")
+            time.sleep(0.1)
+        self._seated = seated
+
+
 class Bench:
     """One run of the benchmark over a prepared folder."""
 
@@ -68,6 +84,8 @@ class Bench:
         self._requests = home / "requests.jsonl"
         self._machine = Machine(home, PATIENCE_S)
         self.servers = 1
+        self.peak = 0.0
+        self.normal_share = 1.0
         self.idle = 0.0
         self.non_200 = 0
         self.disturbed = 0
@@ -93,39 +111,59 @@ class Bench:
                     runs[contender.name][count].append(run)
         return against_others(runs)
 
-    def shadows(self, urls: dict[str, str], rate: float, dead: Path) -> dict[str, Any]:
-        """Kinds of shadow, each between two runs without one, at half of the peak; and in turns at one connection.
+    def shadows(self) -> dict[str, Any]:
+        """Each kind of shadow, between two runs without one.
 
         ``off_*_ratio`` compares runs without a shadow among themselves: what the machine adds to any ratio.
         """
-        half = {"connections": OPEN, "rate": round(rate / 2)}
-        kinds = [name for name in urls if name != "off"]
-        runs: dict[str, list[tuple[Run, Run, Run]]] = {name: [] for name in kinds}
-        one: dict[str, list[Run]] = {name: [] for name in urls}
-        off = [self._with(urls, "off", dead, "half of peak", **half)]
-        for number in range(self._length.shadow_rounds):
-            turn = number % len(kinds)
-            for name in kinds[turn:] + kinds[:turn]:
-                run = self._with(urls, name, dead, "half of peak", **half)
-                off.append(self._with(urls, "off", dead, "half of peak", **half))
-                runs[name].append((run, off[-2], off[-1]))
-            for name in urls if number < _ONE_ROUNDS else ():
-                one[name].append(self._with(urls, name, dead, "1 connection", connections=1))
-        result: dict[str, Any] = beside("off", list(zip(off[1:-1], off, off[2:], strict=False)))
-        for name in kinds:
-            result |= beside(name, runs[name]) | with_and_without(name, one, "_1")
-        result["off_ms_half"] = {key: middle(off, key) for key in ("p50", "p99")}
-        return result
+        result: dict[str, Any] = {}
+        alone: list[tuple[Run, Run, Run]] = []
+        for name, models in (("shadow", "models"), ("slow_shadow", "slow/models"), ("dead_shadow", "models")):
+            say(f"with and without: {name.replace('_', ' ')}")
+            with self._stage(name, self._home / models) as stage:
+                figures, off = self._beside(stage)
+            result |= figures
+            alone += zip(off[1:-1], off, off[2:], strict=False)
+        return result | beside("off", alone) | {"off_ms_half": {k: middle([a for a, _, _ in alone], k) for k in _HALF}}
 
-    def _with(self, urls: dict[str, str], name: str, dead: Path, load: str, **options: Any) -> Run:
-        contender = Contender(f"shadow {name}", urls[name], self._requests)
-        with stopped_shadow(dead) if name == "dead_shadow" else contextlib.nullcontext():
+    @contextlib.contextmanager
+    def _stage(self, name: str, models: Path) -> Iterator[_Stage]:
+        # A copy: the seat is taken and emptied in it.
+        own = self._home / "run" / f"{name}_models"
+        shutil.rmtree(own, ignore_errors=True)
+        shutil.copytree(models, own)
+        with ours(self._home, name, models=own) as url:
+            self.settle(1)
+            yield _Stage(name, url, own, self._home / "run" / name)
+            self.normal_share = min(self.normal_share, normal_share(url))
+
+    def _beside(self, stage: _Stage) -> tuple[dict[str, Any], list[Run]]:
+        half = {"connections": OPEN, "rate": round(self.peak / 2)}
+        on: list[Run] = []
+        # The first seconds of a service are slower than all others.
+        self._played(stage, False, "not counted", **half)
+        off = [self._played(stage, False, "half of peak", **half)]
+        one: tuple[list[Run], list[Run]] = ([], [])
+        for number in range(self._length.shadow_rounds):
+            on.append(self._played(stage, True, "half of peak", **half))
+            if number < _ONE_ROUNDS:
+                one[0].append(self._played(stage, True, "1 connection", connections=1))
+                one[1].append(self._played(stage, False, "1 connection", connections=1))
+            off.append(self._played(stage, False, "half of peak", **half))
+        figures = beside(stage.name, list(zip(on, off, off[1:], strict=False)))
+        return figures | {f"{stage.name}_{key}_ratio_1": ratio(*one, key) for key in _HALF}, off
+
+    def _played(self, stage: _Stage, seated: bool, load: str, **options: Any) -> Run:
+        stage.seat(seated)
+        contender = Contender(stage.name if seated else "off", stage.url, self._requests)
+        dead = seated and stage.name == "dead_shadow"
+        with stopped_shadow(stage.folder) if dead else contextlib.nullcontext():
             return self._measure(contender, load, **options)
 
-    def stages(self, url: str, rate: float) -> dict[str, Any]:
+    def stages(self, url: str) -> dict[str, Any]:
         """The 99th percentile of each stage at 70 % of the peak."""
         contender = Contender("ours", url, self._requests)
-        options = {"connections": OPEN, "rate": round(0.7 * rate), "stages": True}
+        options = {"connections": OPEN, "rate": round(0.7 * self.peak), "stages": True}
         runs = [self._measure(contender, "70 % of peak", 2 * self._length.seconds, **options) for _ in range(3)]
         for run in runs:
             for name, found in run["stages"].items():
@@ -164,62 +202,22 @@ def _line(contender: Contender, load: str, run: Run) -> str:
     return f"{contender.name:18} {load:15} {run['rps']:7.0f} /s   {times}  "
 
 
-def agree(some: Sequence[Contender], count: int = 100) -> None:
-    """Ask all the same requests.
-
-    Raises:
-        SystemExit: when two of them answer differently: then they do not serve the same.
-    """
-    scores = [[_score(c.url, body) for body in c.bodies.read_bytes().splitlines()[:count]] for c in some]
-    worst = max(max(row) - min(row) for row in zip(*scores, strict=True))
-    print(f"{count} requests asked of all: answers differ by at most {worst:.1e}", flush=True)
-    if worst > 1e-9:
-        raise SystemExit("the services do not give the same answers")
-
-
-def _score(url: str, body: bytes) -> float:
-    request = urllib.request.Request(f"{url}/predict", body, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        found = json.load(answer)
-    return float(found["prediction"] if isinstance(found, dict) else found)
-
-
-def normal_share(url: str) -> float:
-    """Share of ours' answers that the primary gave with normal confidence."""
-    with urllib.request.urlopen(f"{url}/metrics", timeout=30) as answer:
-        text = answer.read().decode()
-    found = {labels: float(n) for labels, n in re.findall(r"^understudy_predictions_total\{(.*)\} (\S+)$", text, re.M)}
-    shares = {labels: n / sum(found.values()) for labels, n in found.items()}
-    for labels, share in sorted(shares.items()):
-        print(f"    {share:8.3%} of ours: {labels}")
-    return round(sum(s for labels, s in shares.items() if '"normal"' in labels and '"primary"' in labels), 5)
-
-
 def run(home: Path, length: Length) -> dict[str, Any]:
     """Measure everything in a prepared folder."""
     bench = Bench(home, length)
     begun = time.monotonic()
-    with ExitStack() as all_of_it:
-        say("start ours, stock BentoML and the hand-written service")
-        on = all_of_it.enter_context(ours(home, "on"))
+    say("start ours, stock BentoML and the hand-written service")
+    with ours(home, "on") as on:
         with stock(home) as plain, handwritten(home) as hand:
             bench.settle(3)
             result = bench.versus({"ours": on, "stock_bentoml": plain, "handwritten": hand})
-        peak = result["ours_rps_16"]
-        say(f"stages at 70 % of {peak:.0f} requests a second")
-        result |= bench.stages(on, peak)
-        say("with and without a shadow")
-        urls = {
-            "off": all_of_it.enter_context(ours(home, "off", UNDERSTUDY_SHADOW_SAMPLE="0")),
-            "shadow": on,
-            "slow_shadow": all_of_it.enter_context(ours(home, "slow", models=home / "slow" / "models")),
-            "dead_shadow": all_of_it.enter_context(ours(home, "dead")),
-        }
-        bench.settle(len(urls))
-        result |= bench.shadows(urls, peak, home / "run" / "dead")
-        result["normal_share"] = min(normal_share(url) for url in urls.values())
+        bench.servers, bench.peak = 1, result["ours_rps_16"]
+        say(f"stages at 70 % of {bench.peak:.0f} requests a second")
+        result |= bench.stages(on)
+        bench.normal_share = normal_share(on)
+    result |= bench.shadows()
+    result["normal_share"] = bench.normal_share
     say("two workers")
-    bench.servers = 1
     result |= bench.two_workers()
     more = {"non_200": bench.non_200, "idle_cores": round(bench.idle, 3), "disturbed": bench.disturbed}
     return {**result, **more, "seconds": round(time.monotonic() - begun, 1)}

@@ -110,9 +110,7 @@ def serving(env: dict[str, str], log: Path, bento: str = ".", cwd: Path = ROOT) 
     port = free_port()
     command = [str(BIN / "bentoml"), "serve", bento, "--host", "127.0.0.1", "--port", str(port)]
     with log.open("w") as output:
-        process = subprocess.Popen(
-            command, cwd=cwd, env=env, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-        )
+        process = subprocess.Popen(command, cwd=cwd, env=env, stdout=output, stderr=subprocess.STDOUT, process_group=0)
         try:
             url = f"http://127.0.0.1:{port}"
             wait_until_ready(process, url, log)

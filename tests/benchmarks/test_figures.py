@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.figures import against_others, beside, faults, interval, ratio, stage_p99s, with_and_without
+from benchmarks.figures import against_others, beside, faults, interval, ratio, stage_p99s
 
 KEPT: dict[str, Any] = {
     "ratio_vs_stock": 1.0,
@@ -43,12 +43,6 @@ def test_figures_of_the_three_services_name_medians_and_ratios() -> None:
     assert (found["ratio_vs_stock"], found["ratio_vs_handwritten"], found["p50_ratio_vs_stock_1"]) == (1.5, 3.0, 2.0)
     assert (found["ours_rps_16"], found["stock_bentoml_rps_16"], found["handwritten_rps_16"]) == (300, 200, 100)
     assert found["p99_ms_16"] == {"ours": 5, "stock_bentoml": 9, "handwritten": 8}
-
-
-def test_a_kind_of_shadow_is_compared_with_none() -> None:
-    runs = {"off": [{"p50": 2.0, "p99": 4.0}], "slow_shadow": [{"p50": 2.1, "p99": 6.0}]}
-
-    assert with_and_without("slow_shadow", runs) == {"slow_shadow_p50_ratio": 1.05, "slow_shadow_p99_ratio": 1.5}
 
 
 def test_a_run_is_compared_with_those_just_before_and_after() -> None:
