@@ -24,7 +24,7 @@ from service.errors import NotReady, UnderstudyError
 from service.guard import Guard, tokens
 from service.host import Host, MemoryGuard
 from service.job_metrics import job_metrics_app
-from service.link import LinkServer
+from service.link_server import LinkServer
 from service.metrics import count_request
 from service.patches import patch_bentoml
 from service.roles import SLOTS, Role, read_roles, shadow_slots
@@ -86,7 +86,7 @@ class _Runner:
         if self.role in SLOTS:
             os.nice(_SHADOW_NICE)
         self._host = Host(SETTINGS.models_dir, self.role)
-        self._line = LinkServer(socket_of(SETTINGS, self.role), self._host)
+        self._line = LinkServer(socket_of(SETTINGS, self.role), self._host, SETTINGS.runner_hung_s)
         self._tasks: list[asyncio.Task[None]] = []
         _settle()
 

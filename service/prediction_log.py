@@ -71,7 +71,10 @@ class SegmentLog:
         return bool(self.extend((record,)))
 
     def extend(self, records: Sequence[Mapping[str, Any]]) -> int:
-        """Write their lines in one go; on any failure leave no half line behind and return 0."""
+        """Write their lines in one go; on any failure leave no half line behind and return 0.
+
+        A record that JSON cannot tell is left out, and its number is missing.
+        """
         lines = []
         for record in records:
             self._seq += 1
@@ -90,24 +93,24 @@ class SegmentLog:
             self._write(orjson.dumps({"closed": True, "seq": self._seq}, option=_OPTIONS))
         self._release()
 
-    def _write(self, line: bytes, *, again: bool = False) -> bool:
+    def _write(self, lines: bytes, *, again: bool = False) -> bool:
         if self._file is None and time.monotonic() < self._retry_at:
             return False
         try:
-            file = self._segment(len(line))
-            written = os.write(file, line)
+            file = self._segment(len(lines))
+            written = os.write(file, lines)
         except OSError:
             # A later append opens a new segment, so logging heals by itself when the disk does.
             self._release()
             self._retry_at = time.monotonic() + _RETRY_S
             return False
-        if written != len(line):
+        if written != len(lines):
             self._cut(file)
             return False
         if not again and os.fstat(file).st_nlink == 0:
-            # Somebody deleted the segment: what was in it is theirs to account for, this line is ours.
+            # Somebody deleted the segment: what was in it is theirs to account for, these lines are ours.
             self._release()
-            return self._write(line, again=True)
+            return self._write(lines, again=True)
         self._size += written
         self._kept_seq = self._seq
         return True

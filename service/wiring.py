@@ -39,8 +39,9 @@ from service.roles import SEATS, SLOTS, Role, read_roles, read_signature, shadow
 from service.routing import Budget, Router
 from service.rundir import socket_of
 from service.runners import RemoteRunner
+from service.sampling import Sampling
 from service.settings import Settings
-from service.shadow import Bounds, Sampling, ShadowPath
+from service.shadow import Bounds, ShadowPath
 from service.split_file import SplitFollower
 from service.tracing import Tracer, from_settings
 from service.vector import build_vector

@@ -16,7 +16,8 @@ from service.fakes import FakeLookup, FakeRunner, MemoryLog
 from service.features import Lookup, Stored
 from service.routing import Budget, Router, Splits
 from service.runners import Runner
-from service.shadow import Bounds, Sampling, ShadowPath
+from service.sampling import Sampling
+from service.shadow import Bounds, ShadowPath
 from service.tracing import Seen
 from tests.bundle import NOW, STORED, parsed_request, primary_contract
 

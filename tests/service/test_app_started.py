@@ -90,6 +90,8 @@ def test_of_two_shadows_one_may_die_and_the_other_goes_on(tmp_path: Path) -> Non
         both = live.wait_for("shadow", lambda r: r["request_id"] == "both", count=3)
         live.wait_until(lambda: bool(live.json("/admin/roles")["roles"]["shadow_2"]["connected"]))
         told = live.json("/admin/roles")["roles"]
+        roles = ("understudy", "primary", "fallback", "shadow", "shadow_2")
+        groups = [(os.getsid(pid), os.getpgid(pid) == pid) for pid in map(live.process, roles)]
 
         killed = live.process("shadow")
         os.kill(killed, signal.SIGKILL)
@@ -105,6 +107,9 @@ def test_of_two_shadows_one_may_die_and_the_other_goes_on(tmp_path: Path) -> Non
     assert {status for status, _ in results} == {200}
     assert {a["role"] for _, a in results} == {"primary"}
     assert ready == 200
+    # The system weighs one's niceness against the others' only within a session.
+    assert len(set(groups)) == 1
+    assert groups[0][1]
     assert sorted(ids) == sorted(["both", *(a["request_id"] for _, a in results)])
     assert told["shadow_2"]["current"]
     assert not told["shadow_3"]["connected"]
@@ -140,29 +145,25 @@ def test_a_tampered_package_never_answers(tmp_path: Path) -> None:
     assert (status, answer["role"], answer["fallback_reason"]) == (200, "fallback", "primary_absent")
 
 
-def test_without_models_the_service_says_which_command_makes_them(tmp_path: Path) -> None:
-    env = {**os.environ, "UNDERSTUDY_MODELS_DIR": str(tmp_path / "none"), "UNDERSTUDY_STATE_DIR": str(tmp_path)}
-
+def refused(**variables: str) -> str:
+    """What ``bentoml serve`` says when it does not start with some settings."""
     done = subprocess.run(
         [Path(sys.executable).with_name("bentoml"), "serve", "--port", "1"],
-        cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False,
+        cwd=ROOT, env={**os.environ, **variables}, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
-
     assert done.returncode != 0
-    assert "run `make train` first" in done.stdout + done.stderr
-    assert "Traceback" not in done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def test_without_models_the_service_says_which_command_makes_them(tmp_path: Path) -> None:
+    said = refused(UNDERSTUDY_MODELS_DIR=str(tmp_path / "none"), UNDERSTUDY_STATE_DIR=str(tmp_path))
+
+    assert "run `make train` first" in said
+    assert "Traceback" not in said
 
 
 def test_a_misspelt_setting_stops_the_service(tmp_path: Path) -> None:
-    env = {**os.environ, "UNDERSTUDY_MODEL_DIR": str(tmp_path)}
-
-    done = subprocess.run(
-        [Path(sys.executable).with_name("bentoml"), "serve", "--port", "1"],
-        cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-
-    assert done.returncode != 0
-    assert "unknown setting UNDERSTUDY_MODEL_DIR" in done.stdout + done.stderr
+    assert "unknown setting UNDERSTUDY_MODEL_DIR" in refused(UNDERSTUDY_MODEL_DIR=str(tmp_path))
 
 
 def test_a_service_that_is_told_to_end_while_it_starts_ends_in_good_order(tmp_path: Path) -> None:

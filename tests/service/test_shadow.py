@@ -19,7 +19,8 @@ from service.breaker import Breaker, Rules
 from service.cast import Actor
 from service.fakes import FakeRunner, MemoryLog
 from service.runners import Runner, Scored
-from service.shadow import Bounds, Rehearsal, Sampling, ShadowPath
+from service.sampling import Sampling
+from service.shadow import Bounds, Rehearsal, ShadowPath
 from tests.bundle import NOW
 
 
@@ -80,6 +81,24 @@ def test_more_than_the_queue_holds_is_dropped_not_waited_for() -> None:
     assert rehearse(10, FakeRunner(lambda _: 0.5), queue=4) == {("scored", None): 4, ("dropped", "queue_full"): 6}
 
 
+def test_what_the_queue_has_no_room_for_is_written_together_and_after_the_answer() -> None:
+    log, kept = MemoryLog(), []
+
+    async def run() -> None:
+        path = made(FakeRunner(lambda _: 0.5, delay_s=9), log, queue=4)
+        for i in range(4 + 19):
+            path.offer(Rehearsal(str(i), NOW, {}))
+        kept.append(len(log.records))
+        await asyncio.sleep(0)
+        kept.append(len(log.records))
+        await path.close(0.01)
+
+    asyncio.run(run())
+
+    assert kept == [0, 19]
+    assert Counter(r["reason"] for r in log.records) == {"queue_full": 19, "shutdown": 4}
+
+
 class Costly(FakeRunner):
     """A runner that says each of its calls took 20 ms of a processor; ``hung``, its calls end with their time."""
 
@@ -88,7 +107,7 @@ class Costly(FakeRunner):
         self.calls: list[float] = []
         self.hung = hung
 
-    async def score(self, rows: Sequence[Mapping[str, Any]], end: float = math.inf) -> Scored:
+    async def score(self, rows: Sequence[Mapping[str, Any]], end: float = math.inf, *, gently: bool = False) -> Scored:
         self.calls.append(time.monotonic())
         if self.hung:
             await asyncio.sleep(9)
@@ -183,7 +202,7 @@ def test_an_answer_of_the_wrong_type_costs_its_rows_and_not_the_worker(score: An
 class Short(FakeRunner):
     """A runner that returns one score too few."""
 
-    async def score(self, rows: Sequence[Mapping[str, Any]], end: float = math.inf) -> Scored:
+    async def score(self, rows: Sequence[Mapping[str, Any]], end: float = math.inf, *, gently: bool = False) -> Scored:
         full = await super().score(rows, end)
         return Scored(full.version, full.digest, full.scores[:-1])
 
@@ -215,6 +234,46 @@ def test_a_fault_nobody_foresaw_costs_the_rows_of_its_call_only() -> None:
 
     assert [r["request_id"] for r in log.records] == [str(i) for i in range(8)]
     assert [r["reason"] for r in log.records] == ["error"] * 4 + [None] * 4
+
+
+class Broken(MemoryLog):
+    """Fails whenever it is to keep something."""
+
+    def extend(self, records: Sequence[Mapping[str, Any]]) -> int:
+        """Keep nothing."""
+        msg = "a log that is broken"
+        raise RuntimeError(msg)
+
+
+def test_a_log_that_is_broken_does_not_keep_a_service_from_ending() -> None:
+    async def run() -> None:
+        path = made(FakeRunner(lambda _: 0.5), Broken(), batch=4)
+        for i in range(4):
+            path.offer(Rehearsal(str(i), NOW, {"x": i}))
+        await path.close(5.0)
+
+    asyncio.run(run())
+
+
+def test_nothing_is_urgent_about_a_shadows_records_until_a_batch_waits_or_the_service_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    log, kept = MemoryLog(), []
+    monkeypatch.setattr("service.shadow._PAUSE_S", 3600.0)
+
+    async def run() -> None:
+        path = made(FakeRunner(lambda _: 0.5), log, batch=32)
+        for more in (32, 31, 1):
+            for _ in range(more):
+                path.offer(Rehearsal("r", NOW, {"x": 0}))
+            await asyncio.sleep(0.1)
+            kept.append(len(log.records))
+        await path.close(5.0)
+
+    asyncio.run(run())
+
+    assert kept == [0, 0, 0]
+    assert len(log.records) == 64
 
 
 def test_too_few_scores_are_an_error_of_the_whole_call() -> None:
