@@ -24,7 +24,7 @@ from service.errors import NotReady, UnderstudyError
 from service.guard import Guard, tokens
 from service.host import Host, MemoryGuard
 from service.job_metrics import job_metrics_app
-from service.link_server import LinkServer
+from service.link import LinkServer
 from service.metrics import count_request
 from service.patches import patch_bentoml
 from service.roles import SLOTS, Role, read_roles, shadow_slots
@@ -83,16 +83,17 @@ class _Runner:
     role: Role
 
     def __init__(self) -> None:
-        if self.role in SLOTS:
-            os.nice(_SHADOW_NICE)
         self._host = Host(SETTINGS.models_dir, self.role)
-        self._line = LinkServer(socket_of(SETTINGS, self.role), self._host, SETTINGS.runner_hung_s)
+        self._line = LinkServer(socket_of(SETTINGS, self.role), self._host)
         self._tasks: list[asyncio.Task[None]] = []
         _settle()
 
     @bentoml.on_startup
     async def open(self) -> None:
         """Take calls, and follow the roles."""
+        if self.role in SLOTS:
+            # Not before: what starts beside it would keep it from being there in time.
+            os.nice(_SHADOW_NICE)
         await self._line.start()
         self._tasks.append(asyncio.create_task(self._host.follow(self._line.announce)))
         if self.role in SLOTS and SETTINGS.shadow_memory_mb:

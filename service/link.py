@@ -6,8 +6,7 @@ a call, fails calls when it renews its sessions, speaks pickle, and cannot be as
 
 =================  =============================================================================================
 runner, unasked    ``{"hello": {"role", "version", "digest", "problem"}}`` on connecting and when the model changes
-gateway            ``{"id", "end", "rows", "gently"}``; ``end`` is the monotonic second after which nobody wants the
-                   answer; ``gently``, which may be left out, when nobody waits for it
+gateway            ``{"id", "end", "rows"}``; ``end`` is the monotonic second after which nobody wants the answer
 runner             ``{"id", "version", "digest", "scores", "cpu_s"}`` or ``{"id", "error"}``
 =================  =============================================================================================
 """
@@ -20,10 +19,11 @@ import os
 import signal
 import socket
 import struct
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import orjson
 
@@ -44,8 +44,8 @@ class RunnerRefused(Exception):
     """The runner answered that it cannot score; the text says why."""
 
 
-class Frames(asyncio.Protocol):
-    """Cuts a stream into frames; :meth:`frame` takes each."""
+class _Frames(asyncio.Protocol):
+    """Cuts a stream into frames."""
 
     def __init__(self) -> None:
         self.transport: asyncio.Transport | None = None
@@ -59,7 +59,7 @@ class Frames(asyncio.Protocol):
         while len(self._buffer) >= _LENGTH.size:
             (size,) = _LENGTH.unpack_from(self._buffer)
             if size > _LARGEST:
-                self.abort()
+                self._abort()
                 return
             if len(self._buffer) < _LENGTH.size + size:
                 return
@@ -69,23 +69,92 @@ class Frames(asyncio.Protocol):
                 self.frame(orjson.loads(frame))
             except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError):
                 # Whoever sends this cannot be talked to; the other side connects anew.
-                self.abort()
+                self._abort()
                 return
 
-    def abort(self) -> None:
-        """Hang up."""
+    def _abort(self) -> None:
         if self.transport is not None:
             self.transport.abort()
 
     def send(self, message: Mapping[str, Any]) -> None:
-        """Send one frame, unless the line is down."""
         if self.transport is not None and not self.transport.is_closing():
             data = orjson.dumps(message, default=str, option=orjson.OPT_SERIALIZE_NUMPY)
             self.transport.write(_LENGTH.pack(len(data)) + data)
 
     def frame(self, message: Any) -> None:
-        """Take one frame; what it raises of a frame's shape ends the line."""
         raise NotImplementedError
+
+
+class Scorer(Protocol):
+    """A runner's inside."""
+
+    def score(self, rows: Sequence[Row]) -> dict[str, Any]:
+        """Return ``version``, ``digest``, ``scores`` and ``cpu_s``; raises when it cannot."""
+        ...
+
+    def hello(self) -> dict[str, Any]:
+        """Say who answers here."""
+        ...
+
+
+class LinkServer:
+    """The runner's end: takes calls, one at a time, in the event loop."""
+
+    def __init__(self, path: Path, scorer: Scorer) -> None:
+        self._path = path
+        self._scorer = scorer
+        self._server: asyncio.Server | None = None
+        self._peers: set[_Peer] = set()
+
+    async def start(self) -> None:
+        """Listen, in the place of whoever listened here before."""
+        self._path.unlink(missing_ok=True)
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_unix_server(lambda: _Peer(self._scorer, self._peers), str(self._path))
+
+    def announce(self) -> None:
+        """Tell every gateway who answers here now."""
+        for peer in self._peers:
+            peer.send({"hello": self._scorer.hello()})
+
+    async def close(self, linger_s: float) -> None:
+        """Take no new gateways; go when the last has gone, or after ``linger_s`` seconds."""
+        if self._server is not None:
+            self._server.close()
+        end = time.monotonic() + linger_s
+        while self._peers and time.monotonic() < end:
+            await asyncio.sleep(0.05)
+        for peer in list(self._peers):
+            peer._abort()
+
+
+class _Peer(_Frames):
+    """One gateway, as its runner sees it."""
+
+    def __init__(self, scorer: Scorer, peers: set[_Peer]) -> None:
+        super().__init__()
+        self._scorer = scorer
+        self._peers = peers
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._peers.add(self)
+        self.send({"hello": self._scorer.hello()})
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self._peers.discard(self)
+
+    def frame(self, message: Any) -> None:
+        number = message["id"]
+        # The clock is the machine's: a call that waited while this process was stopped or busy is not worth doing.
+        if time.monotonic() >= message["end"]:
+            self.send({"id": number, "error": "too late"})
+            return
+        try:
+            answer = self._scorer.score(message["rows"])
+        except Exception as error:  # a model may fail in any way; the gateway is told, and knows what to do
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        self.send({"id": number, **answer})
 
 
 class Link:
@@ -123,15 +192,14 @@ class Link:
             self._task.cancel()
             await asyncio.wait([self._task])
         if line is not None:
-            line.abort()
+            line._abort()
 
-    async def call(self, rows: Sequence[Row], end: float, *, gently: bool = False) -> Mapping[str, Any]:
+    async def call(self, rows: Sequence[Row], end: float) -> Mapping[str, Any]:
         """Have rows scored.
 
         Args:
             rows: named values.
             end: monotonic second after which the runner need not begin.
-            gently: when nobody waits for the answer.
 
         Raises:
             LinkDown: when nobody is there, or the line broke.
@@ -141,7 +209,7 @@ class Link:
         if line is None:
             msg = f"nobody answers at {self._path.name}"
             raise LinkDown(msg)
-        answer = await line.ask({"end": end, "rows": rows, **({"gently": True} if gently else {})})
+        answer = await line.ask(rows, end)
         if "error" in answer:
             raise RunnerRefused(str(answer["error"]))
         return answer
@@ -181,7 +249,7 @@ class Link:
             logger.exception("%s: whoever was told that the runner went away failed", self._path.name)
 
 
-class _Line(Frames):
+class _Line(_Frames):
     """One connection to a runner."""
 
     def __init__(self, greeted: Callable[[Mapping[str, Any]], None]) -> None:
@@ -191,7 +259,7 @@ class _Line(Frames):
         self._waiting: dict[int, asyncio.Future[Mapping[str, Any]]] = {}
         self._number = 0
 
-    async def ask(self, call: Mapping[str, Any]) -> Mapping[str, Any]:
+    async def ask(self, rows: Sequence[Row], end: float) -> Mapping[str, Any]:
         if self.lost.is_set():
             raise LinkDown("the runner went away")
         self._number += 1
@@ -199,7 +267,7 @@ class _Line(Frames):
         future: asyncio.Future[Mapping[str, Any]] = asyncio.get_running_loop().create_future()
         self._waiting[number] = future
         try:
-            self.send({"id": number, **call})
+            self.send({"id": number, "end": end, "rows": rows})
             return await future
         finally:
             self._waiting.pop(number, None)

@@ -38,13 +38,12 @@ def is_probability(score: Any) -> bool:
 class Runner(Protocol):
     """Anything that scores rows."""
 
-    async def score(self, rows: Sequence[Row], end: float, *, gently: bool = False) -> Scored:
+    async def score(self, rows: Sequence[Row], end: float) -> Scored:
         """Return one score per row; raises when it cannot.
 
         Args:
             rows: named values.
             end: monotonic second after which nobody wants the answer.
-            gently: nobody waits for the answer.
         """
         ...
 
@@ -64,7 +63,7 @@ class RemoteRunner:
             self._together, max_size=max_size, inflight=inflight
         )
 
-    async def score(self, rows: Sequence[Row], end: float, *, gently: bool = False) -> Scored:
+    async def score(self, rows: Sequence[Row], end: float) -> Scored:
         """Return one score per row; all rows are scored by one model.
 
         Raises:
@@ -74,15 +73,15 @@ class RemoteRunner:
         """
         if len(rows) == 1:
             return await self._batcher.submit((rows[0], end))
-        return await self._call(rows, end, gently=gently)
+        return await self._call(rows, end)
 
     async def _together(self, waiting: Sequence[_Waiting]) -> list[Scored]:
         scored = await self._call([row for row, _ in waiting], max(end for _, end in waiting))
         return [Scored(scored.version, scored.digest, (score,)) for score in scored.scores]
 
-    async def _call(self, rows: Sequence[Row], end: float, *, gently: bool = False) -> Scored:
+    async def _call(self, rows: Sequence[Row], end: float) -> Scored:
         async with asyncio.timeout(max(0.0, end - time.monotonic())):
-            answer = await self._link.call(rows, end, gently=gently)
+            answer = await self._link.call(rows, end)
         scores = tuple(answer["scores"])
         if len(scores) != len(rows):
             msg = f"runner returned {len(scores)} scores for {len(rows)} rows"

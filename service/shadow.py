@@ -224,7 +224,7 @@ class ShadowPath:
         failed, limit = True, self._bounds.timeout_s
         try:
             async with asyncio.timeout(limit):
-                scored = await runner.score([row.vector for row in rows], begun + limit, gently=True)
+                scored = await runner.score([row.vector for row in rows], begun + limit)
             # Calls that fail do not say what they took; too many of them are the breaker's affair.
             self._spent(begun, scored.cpu_s)
             if len(scored.scores) != len(rows):

@@ -92,6 +92,10 @@ class Served:
         self.wait_until(there)
         return found
 
+    def wait_for_runner(self, role: str) -> None:
+        """Wait until a role's runner is connected; the service is ready before its shadows are."""
+        self.wait_until(lambda: bool(self.json("/admin/roles")["roles"][role]["connected"]))
+
     def wait_until(self, done: Callable[[], bool]) -> None:
         """Return when ``done`` is true; fail after a minute."""
         end = time.monotonic() + PATIENCE_S

@@ -162,7 +162,7 @@ def test_a_killed_runner_fails_no_request_and_comes_back(live: Served, role: str
     assert live.get("/readyz", ok_only=False) == 200
     live.wait_until(lambda: live.process(role, default=killed) != killed)
     live.wait_until(lambda: by_primary(live))
-    live.wait_until(lambda: bool(live.json("/admin/roles")["roles"][role]["connected"]))
+    live.wait_for_runner(role)
 
 
 def test_a_stopped_primary_costs_its_deadline_and_no_more_until_it_goes_on(live: Served) -> None:

@@ -48,6 +48,7 @@ def test_tokens_keep_strangers_out_and_show_nowhere(tmp_path: Path) -> None:
 
 def test_two_workers_share_the_runners_and_their_metrics_add_up(tmp_path: Path) -> None:
     with served(make_bundle(tmp_path), tmp_path, UNDERSTUDY_WORKERS="2") as running:
+        running.wait_for_runner("shadow")
         results: list[tuple[int, Any]] = []
 
         def both_have_answered() -> bool:
@@ -86,9 +87,10 @@ def test_of_two_shadows_one_may_die_and_the_other_goes_on(tmp_path: Path) -> Non
     bundle = make_bundle(tmp_path)
     seats = {slot: seat_model(bundle.settings, slot, seed=11 + n) for n, slot in enumerate(SLOTS[1:3])}
     with served(bundle, tmp_path, UNDERSTUDY_SHADOWS="2", UNDERSTUDY_NOISE_SAMPLE="1") as live:
+        for slot in ("shadow", "shadow_2"):
+            live.wait_for_runner(slot)
         live.post("/predict", {**REQUEST, "request_id": "both"})
         both = live.wait_for("shadow", lambda r: r["request_id"] == "both", count=3)
-        live.wait_until(lambda: bool(live.json("/admin/roles")["roles"]["shadow_2"]["connected"]))
         told = live.json("/admin/roles")["roles"]
         roles = ("understudy", "primary", "fallback", "shadow", "shadow_2")
         groups = [(os.getsid(pid), os.getpgid(pid) == pid) for pid in map(live.process, roles)]

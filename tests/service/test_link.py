@@ -8,7 +8,6 @@ import signal
 import struct
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,8 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.link import Frames, Link, LinkDown, RunnerRefused
-from service.link_server import LinkServer
+from service.link import Link, LinkDown, LinkServer, RunnerRefused, _Frames
 from service.settings import ROOT
 
 
@@ -43,14 +41,12 @@ def later() -> float:
     return time.monotonic() + 60
 
 
-def over_a_line(
-    path: Path, work: Callable[[Link, LinkServer, Echo, list[Any]], Awaitable[None]], scorer: Echo | None = None
-) -> list[Any]:
+def over_a_line(path: Path, work: Callable[[Link, LinkServer, Echo, list[Any]], Awaitable[None]]) -> list[Any]:
     """Run ``work`` on a connected line; returns what the link heard."""
     heard: list[Any] = []
 
     async def run() -> None:
-        echo = scorer or Echo()
+        echo = Echo()
         server = LinkServer(path, echo)
         await server.start()
         link = Link(path)
@@ -107,32 +103,6 @@ def test_what_nobody_waits_for_any_more_is_not_scored(tmp_path: Path) -> None:
         assert echo.rows == []
 
     over_a_line(tmp_path / "s", work)
-
-
-def test_callers_are_answered_beside_a_gentle_call(tmp_path: Path) -> None:
-    class Slow(Echo):
-        def score(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-            if len(rows) > 1:
-                assert released.wait(10)
-            return super().score(rows)
-
-    released = threading.Event()
-
-    async def work(link: Link, *_: Any) -> None:
-        gentle = asyncio.ensure_future(link.call([{"x": 1}, {"x": 2}], later(), gently=True))
-        late = asyncio.ensure_future(link.call([{"x": 4}, {"x": 5}], time.monotonic() + 0.2, gently=True))
-
-        assert (await link.call([{"x": 3}], later()))["scores"] == [3.0]
-        await asyncio.sleep(0.3)
-        assert not gentle.done()
-        released.set()
-        assert (await gentle)["scores"] == [1.0, 2.0]
-        with pytest.raises(RunnerRefused, match="too late"):
-            await late
-        with pytest.raises(RunnerRefused, match="KeyError: 'x'"):
-            await link.call([{}, {}], later(), gently=True)
-
-    over_a_line(tmp_path / "s", work, Slow())
 
 
 def test_another_model_is_announced(tmp_path: Path) -> None:
@@ -225,7 +195,7 @@ def test_garbage_ends_the_line_and_not_the_runner(tmp_path: Path, garbage: bytes
     over_a_line(tmp_path / "s", work)
 
 
-class Kept(Frames):
+class Kept(_Frames):
     """Keeps what arrives."""
 
     def __init__(self) -> None:
@@ -255,7 +225,7 @@ RUNNER = """
 import asyncio, sys
 from pathlib import Path
 from tests.service.test_link import Echo
-from service.link_server import LinkServer
+from service.link import LinkServer
 async def main():
     await LinkServer(Path(sys.argv[1]), Echo()).start()
     print("up", flush=True)

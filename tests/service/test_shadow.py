@@ -107,7 +107,7 @@ class Costly(FakeRunner):
         self.calls: list[float] = []
         self.hung = hung
 
-    async def score(self, rows: Sequence[Mapping[str, Any]], end: float = math.inf, *, gently: bool = False) -> Scored:
+    async def score(self, rows: Sequence[Mapping[str, Any]], end: float = math.inf) -> Scored:
         self.calls.append(time.monotonic())
         if self.hung:
             await asyncio.sleep(9)
@@ -202,7 +202,7 @@ def test_an_answer_of_the_wrong_type_costs_its_rows_and_not_the_worker(score: An
 class Short(FakeRunner):
     """A runner that returns one score too few."""
 
-    async def score(self, rows: Sequence[Mapping[str, Any]], end: float = math.inf, *, gently: bool = False) -> Scored:
+    async def score(self, rows: Sequence[Mapping[str, Any]], end: float = math.inf) -> Scored:
         full = await super().score(rows, end)
         return Scored(full.version, full.digest, full.scores[:-1])
 

@@ -94,6 +94,7 @@ def watching(live: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         mailbox(generate_latest(registry)) as jobs,
         prometheus(folder, live.url.removeprefix("http://"), jobs.url.removeprefix("http://")) as running,
     ):
+        live.wait_for_runner("shadow")
         live.post("/predict", b"{")
         live.get("/nowhere/at/all", ok_only=False)
         live.post("/labels", {"request_id": "x", "label": 1, "known_at": "2013-10-01T11:00:00+00:00"})
