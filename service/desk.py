@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from starlette.responses import Response
@@ -81,15 +79,26 @@ class Desk:
         metrics.LOG_DROPS.labels("labels").inc(len(labels) - kept)
         return reply("labels", {"received": len(labels), "kept": kept})
 
-    @contextmanager
-    def _admitted(self, weight: int) -> Iterator[None]:
+    def _admitted(self, weight: int) -> _Inside:
         # One that weighs more than the limit is still admitted when nothing else is inside.
         if self._inside and self._inside + weight > self._most:
             raise TooBusy(self._most)
+        return _Inside(self, weight)
+
+    def _weigh(self, weight: int) -> None:
         self._inside += weight
         metrics.IN_PROGRESS.inc(weight)
-        try:
-            yield
-        finally:
-            self._inside -= weight
-            metrics.IN_PROGRESS.dec(weight)
+
+
+class _Inside:
+    """What is inside for as long as it is answered; a generator's context manager takes four times as long."""
+
+    def __init__(self, desk: Desk, weight: int) -> None:
+        self._desk = desk
+        self._weight = weight
+
+    def __enter__(self) -> None:
+        self._desk._weigh(self._weight)
+
+    def __exit__(self, *_: object) -> None:
+        self._desk._weigh(-self._weight)

@@ -40,6 +40,9 @@ class FakeLookup:
         self.answer = answer
         self.delay_s = delay_s
 
+    def at_hand(self, row: Row) -> Stored | None:
+        """Know nothing without asking."""
+
     async def fetch(self, row: Row) -> Stored:
         """Return the function's answer after the delay."""
         if self.delay_s:

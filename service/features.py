@@ -33,6 +33,10 @@ __all__ = ["Lookup", "OnlineLookup", "Row", "Stored"]
 class Lookup(Protocol):
     """Anything that finds stored features."""
 
+    def at_hand(self, row: Row) -> Stored | None:
+        """Return what is stored for the row's join keys when that is known without waiting; None when not."""
+        ...
+
     async def fetch(self, row: Row) -> Stored:
         """Return what is stored for the row's join keys; raises when the store cannot be asked."""
         ...
@@ -56,6 +60,11 @@ class OnlineLookup:
         self._batcher: Batcher[Row, Stored] = Batcher(self._read_later, max_size=256)
         self._kept = Kept()
 
+    def at_hand(self, row: Row) -> Stored | None:
+        """Return what was read for the row's join keys, if nothing has changed in the store since."""
+        revision = self._revision()
+        return None if revision is None else self._kept.get(revision, self._places(row))
+
     async def fetch(self, row: Row) -> Stored:
         """Return what is stored for the row's join keys.
 
@@ -65,12 +74,15 @@ class OnlineLookup:
         revision = self._revision()
         if revision is None:
             return await self._batcher.submit(row)
-        places: list[Place] = [(view.name, _key_values(view, row)) for view in self._views]
+        places = self._places(row)
         stored = self._kept.get(revision, places)
         if stored is None:
             stored = await self._batcher.submit(row)
             self._kept.put(revision, places, stored)
         return stored
+
+    def _places(self, row: Row) -> list[Place]:
+        return [(view.name, _key_values(view, row)) for view in self._views]
 
     def _revision(self) -> Hashable:
         """What the store is at now; None when it cannot tell."""

@@ -6,8 +6,8 @@ Everything outside (store, runners, log, clock) is handed in, so the whole way r
 from __future__ import annotations
 
 import asyncio
+import os
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -175,7 +175,7 @@ class Router:
             parent: the caller's W3C ``traceparent``, if it sent one.
         """
         plain = dict(request)
-        request_id = plain.pop("request_id", None) or uuid.uuid4().hex
+        request_id = plain.pop("request_id", None) or os.urandom(16).hex()
         budget = self._budget if patience == 1.0 else self._budget.stretched(patience)
         trip = _Trip(plain, request_id, budget, time.perf_counter(), self._clock.now())
         if self._splits is not None and self._splits.current is not None:
@@ -195,6 +195,9 @@ class Router:
 
     async def _find(self, trip: _Trip) -> tuple[Stored, str | None]:
         try:
+            known = self._lookup.at_hand(trip.request)
+            if known is not None:
+                return known, None
             async with asyncio.timeout(trip.left(trip.budget.lookup_s)):
                 return await self._lookup.fetch(trip.request), None
         except Exception:  # a store may fail in any way; each means the same to the caller

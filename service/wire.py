@@ -7,14 +7,14 @@ the endpoint the bounded raw body instead; endpoints answer with a ready respons
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import orjson
 from _bentoml_sdk.io_models import IODescriptor, ensure_io_descriptor
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from service import metrics
@@ -40,6 +40,7 @@ class Taken:
         return self.body
 
 
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 # Many clients send the whole body before they read the answer, and see a reset connection instead of the 413
 # when nobody takes it. This much is taken and thrown away for them.
 _DRAINED = 64 * 2**20
@@ -65,10 +66,10 @@ def inbound(endpoint: str, body_limit: int) -> type[IODescriptor]:
         @classmethod
         async def from_http_request(cls, request: Request, _: Any) -> Taken:
             try:
-                body = await read_body(request, body_limit)
+                _speak_json(request.headers.get("content-type", ""))
             except BadRequest as error:
                 return Taken(b"", error)
-            return Taken(body, traceparent=request.headers.get("traceparent"))
+            return await take(request.receive, body_limit, request.headers.get("traceparent"))
 
         @classmethod
         def model_json_schema(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -121,22 +122,36 @@ def openapi30(schema: Any) -> Any:
     return {**(kinds[0] if len(kinds) == 1 else {"oneOf": kinds}), **plain, **nullable}
 
 
-async def read_body(request: Request, limit: int) -> bytes:
-    """Read a JSON body, keeping no more than the limit.
-
-    Raises:
-        BadRequest: 413 when it is too large, 415 when it is not JSON by its content type.
-    """
-    kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+def _speak_json(content_type: str) -> None:
+    kind = content_type.partition(";")[0].strip().lower()
     if kind not in ("application/json", ""):
         raise BadRequest([problem("content-type", kind, "is not accepted; send application/json")], 415)
-    chunks, size = [], 0
-    async for chunk in request.stream():
+
+
+async def take(receive: Receive, limit: int, traceparent: str | bytes | None = None) -> Taken:
+    """Take in a request's body; one that is too large is a refusal to be told.
+
+    Raises:
+        ClientDisconnect: when the sender went away before its end.
+    """
+    parent = traceparent.decode("latin-1") if isinstance(traceparent, bytes) else traceparent
+    try:
+        return Taken(await _body(receive, limit), traceparent=parent)
+    except BadRequest as error:
+        return Taken(b"", error)
+
+
+async def _body(receive: Receive, limit: int) -> bytes:
+    chunks, size, more = [], 0, True
+    while more and size <= limit + _DRAINED:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise ClientDisconnect
+        more = message.get("more_body", False)
+        chunk = message.get("body", b"")
         size += len(chunk)
         if size <= limit:
             chunks.append(chunk)
-        elif size > limit + _DRAINED:
-            break
     if size > limit:
         raise TooLarge(limit)
     return b"".join(chunks)
@@ -151,6 +166,11 @@ def reply(endpoint: str, payload: Any, stages_ms: Mapping[str, float] | None = N
 def refuse(endpoint: str, error: BadRequest) -> Response:
     """Answer with the error's status, one sentence, and the problems field by field."""
     return _respond(endpoint, error.status, refusal(error), error.headers)
+
+
+def failed(endpoint: str) -> Response:
+    """Answer 500: what went wrong is in the log, and no caller's affair."""
+    return _respond(endpoint, 500, {"error": "the service is at fault; its log says how", "problems": []}, None)
 
 
 def refusal(error: BadRequest) -> dict[str, Any]:

@@ -65,11 +65,15 @@ class Served:
 
     def headers(self, path: str, body: Any) -> dict[str, str]:
         """POST a JSON value; returns the answer's headers, their names in lower case."""
+        return self.asked(path, body, {})[1]
+
+    def asked(self, path: str, body: Any, headers: dict[str, str]) -> tuple[Any, dict[str, str]]:
+        """POST a JSON value with more headers; returns the parsed answer and its headers, names in lower case."""
         request = urllib.request.Request(
-            self.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
+            self.url + path, json.dumps(body).encode(), {"Content-Type": "application/json", **headers}
         )
         with urllib.request.urlopen(request, timeout=30) as answer:
-            return {name.lower(): value for name, value in answer.headers.items()}
+            return json.load(answer), {name.lower(): value for name, value in answer.headers.items()}
 
     def series(self, name: str) -> float:
         """Sum of a metric over its labels."""

@@ -38,6 +38,17 @@ def test_a_good_request_is_answered_by_the_primary_and_logged(live: Served) -> N
     assert record["at"].startswith(NOW.isoformat()[:16])
 
 
+def test_a_browsers_request_goes_bentomls_way_to_the_same_answer(live: Served) -> None:
+    usual = live.headers("/predict", REQUEST)
+    long, long_headers = live.asked("/predict", REQUEST, {"Origin": "https://elsewhere.example"})
+
+    _, short = live.post("/predict", REQUEST)
+    assert {**long, "request_id": ""} == {**short, "request_id": ""}
+    assert "x-bentoml-request-id" not in usual
+    for name in ("content-type", "x-content-type-options", "cache-control"):
+        assert usual[name] == long_headers[name]
+
+
 def test_the_shadow_rehearses_the_same_request(live: Served) -> None:
     live.post("/predict", {**REQUEST, "request_id": "rehearsed"})
 
