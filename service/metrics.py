@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+from bisect import bisect_left
+from collections import Counter as Tally
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -134,9 +137,17 @@ def count_rehearsals(role: str, outcome: str, reason: str, count: int) -> None:
     _shadow(role, outcome, reason).inc(count)
 
 
-def count_shadow_score(role: str, score: float) -> None:
-    """Count a score that a shadow gave."""
-    _score(role).observe(score)
+def count_shadow_scores(role: str, scores: Sequence[float]) -> None:
+    """Count scores that a shadow gave, a whole call's together.
+
+    A histogram takes values one by one (prometheus_client 0.24), two counters each: a third of what a shadow cost its
+    gateway. These are the counters it would have raised.
+    """
+    histogram = _score(role)
+    if scores:
+        histogram._sum.inc(sum(scores))
+    for bucket, count in Tally(bisect_left(histogram._upper_bounds, score) for score in scores).items():
+        histogram._buckets[bucket].inc(count)
 
 
 def breaker_changed(role: str, state: str) -> None:

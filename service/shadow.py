@@ -23,10 +23,8 @@ logger = logging.getLogger("understudy")
 
 Record = Mapping[str, Any]
 
-# Records written in one go; what waits behind them is a caller.
-_AT_ONCE = 8
-# Time between two such writes: one after the other they would slow down everything that is answered meanwhile.
-_PAUSE_S = 0.002
+# Records written in one go; what waits behind them is a caller. Each write wakes the event loop once more.
+_AT_ONCE = 64
 # Unused processor time that a shadow may save up, in seconds of its allowance.
 _SAVED_S = 1.0
 
@@ -197,20 +195,15 @@ class ShadowPath:
         """Score rows and write their records, taking each out of the list as its record is written."""
         result = await self._ask(rows)
         for start in range(0, count := len(rows), _AT_ONCE):
-            await asyncio.sleep(0 if self._hurried else _PAUSE_S)
+            # Whoever came in meanwhile is answered first.
+            await asyncio.sleep(0)
             part = rows[:_AT_ONCE]
             if isinstance(result, str):
                 self._keep([self._record(row, "dropped", result) for row in part])
             else:
                 scored, seconds = result
-                scores = scored.scores[start : start + _AT_ONCE]
-                self._keep([self._scored(row, scored, s, seconds, count) for row, s in zip(part, scores, strict=True)])
+                self._keep(self._scored(part, scored, scored.scores[start : start + _AT_ONCE], seconds, count))
             del rows[:_AT_ONCE]
-
-    @property
-    def _hurried(self) -> bool:
-        """Whether it must go on at once: the service stops, or a whole batch waits already."""
-        return self._closing.is_set() or len(self._waiting) >= self._bounds.batch
 
     async def _ask(self, rows: Sequence[Rehearsal]) -> tuple[Scored, float] | str:
         """Return the scores and the seconds they took, or why there are none."""
@@ -244,25 +237,34 @@ class ShadowPath:
         self._seconds.observe(seconds)
         return scored, seconds
 
-    def _scored(self, row: Rehearsal, scored: Scored, score: float | None, seconds: float, batch: int) -> Record:
-        valid = self._valid(score)
-        if valid and score is not None and self.slot != "primary":
-            metrics.count_shadow_score(self.slot, score)
-        return self._record(
-            row,
-            "scored" if valid else "dropped",
-            None if valid else "invalid_output",
-            model_version=scored.version,
-            model_digest=scored.digest,
-            prediction=score if isinstance(score, int | float) else None,
-            latency_ms=round(seconds * 1000, 3),
-            batch=batch,
-        )
+    def _scored(
+        self, rows: Sequence[Rehearsal], scored: Scored, scores: Sequence[float | None], seconds: float, batch: int
+    ) -> list[Record]:
+        common = {
+            "shadow": self.slot,
+            "model_version": scored.version,
+            "model_digest": scored.digest,
+            "latency_ms": round(seconds * 1000, 3),
+            "batch": batch,
+        }
+        good: list[float] = []
+        records: list[Record] = []
+        for row, score in zip(rows, scores, strict=True):
+            named = {"request_id": row.request_id, "at": row.at, **common}
+            if score is not None and self._valid(score):
+                good.append(score)
+                records.append({**named, "outcome": "scored", "reason": None, "prediction": score})
+            else:
+                told = score if isinstance(score, int | float) else None
+                records.append({**named, "outcome": "dropped", "reason": "invalid_output", "prediction": told})
+        if self.slot != "primary":
+            metrics.count_shadow_scores(self.slot, good)
+        return records
 
-    def _record(self, row: Rehearsal, outcome: str, reason: str | None, **more: Any) -> Record:
+    def _record(self, row: Rehearsal, outcome: str, reason: str | None) -> Record:
         empty = {"model_version": None, "model_digest": None, "prediction": None, "latency_ms": None, "batch": None}
         named = {"request_id": row.request_id, "at": row.at, "shadow": self.slot, "outcome": outcome, "reason": reason}
-        return {**named, **empty, **more}
+        return {**named, **empty}
 
     def _drop(self, rows: list[Rehearsal], reason: str) -> None:
         if rows:

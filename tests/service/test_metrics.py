@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from service.metrics import forget_dead_processes
+from service.metrics import SCORE, count_shadow_scores, forget_dead_processes
 
 
 def ended_pid() -> int:
@@ -37,3 +37,22 @@ def test_a_file_that_names_no_process_is_left_alone(tmp_path: Path, monkeypatch:
     forget_dead_processes()
 
     assert (tmp_path / "gauge_liveall_x.db").exists()
+
+
+def test_scores_counted_together_are_counted_as_one_by_one() -> None:
+    scores = [0.0, 0.05, 0.1, 0.10001, 0.5, 1.0, 1.0]
+
+    count_shadow_scores("together", scores)
+    count_shadow_scores("together", [])
+    for score in scores:
+        SCORE.labels("apart").observe(score)
+
+    def seen(role: str) -> dict[tuple[str, str], float]:
+        samples = [sample for metric in SCORE.collect() for sample in metric.samples]
+        return {
+            (s.name, s.labels.get("le", "")): s.value
+            for s in samples
+            if s.labels["role"] == role and "created" not in s.name
+        }
+
+    assert seen("together") == seen("apart")

@@ -255,25 +255,22 @@ def test_a_log_that_is_broken_does_not_keep_a_service_from_ending() -> None:
     asyncio.run(run())
 
 
-def test_nothing_is_urgent_about_a_shadows_records_until_a_batch_waits_or_the_service_ends(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    log, kept = MemoryLog(), []
-    monkeypatch.setattr("service.shadow._PAUSE_S", 3600.0)
+def test_a_large_call_is_written_in_parts_between_which_others_are_answered() -> None:
+    log, seen = MemoryLog(), []
 
     async def run() -> None:
-        path = made(FakeRunner(lambda _: 0.5), log, batch=32)
-        for more in (32, 31, 1):
-            for _ in range(more):
-                path.offer(Rehearsal("r", NOW, {"x": 0}))
-            await asyncio.sleep(0.1)
-            kept.append(len(log.records))
+        path = made(FakeRunner(lambda _: 0.5), log, batch=200)
+        for i in range(200):
+            path.offer(Rehearsal(str(i), NOW, {"x": 0}))
+        while len(log.records) < 200:
+            await asyncio.sleep(0)
+            seen.append(len(log.records))
         await path.close(5.0)
 
     asyncio.run(run())
 
-    assert kept == [0, 0, 0]
-    assert len(log.records) == 64
+    assert sorted(set(seen) - {0}) == [64, 128, 192, 200]
+    assert [r["batch"] for r in log.records] == [200] * 200
 
 
 def test_too_few_scores_are_an_error_of_the_whole_call() -> None:
