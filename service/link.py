@@ -27,13 +27,13 @@ from typing import Any, Protocol, cast
 
 import orjson
 
+from service.pieces import PIECE, Row, in_pieces
+
 logger = logging.getLogger("understudy")
 
 _LENGTH = struct.Struct(">I")
 _LARGEST = 64 * 2**20
 _RETRY_S = 0.1
-
-Row = Mapping[str, Any]
 
 
 class LinkDown(Exception):
@@ -98,11 +98,16 @@ class Scorer(Protocol):
 
 
 class LinkServer:
-    """The runner's end: takes calls, one at a time, in the event loop."""
+    """The runner's end: takes calls, one at a time, in the event loop.
 
-    def __init__(self, path: Path, scorer: Scorer) -> None:
+    Args:
+        gently: score large calls in pieces, with rests and other calls between them.
+    """
+
+    def __init__(self, path: Path, scorer: Scorer, *, gently: bool = False) -> None:
         self._path = path
         self._scorer = scorer
+        self._gently = gently
         self._server: asyncio.Server | None = None
         self._peers: set[_Peer] = set()
 
@@ -110,7 +115,9 @@ class LinkServer:
         """Listen, in the place of whoever listened here before."""
         self._path.unlink(missing_ok=True)
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_unix_server(lambda: _Peer(self._scorer, self._peers), str(self._path))
+        self._server = await loop.create_unix_server(
+            lambda: _Peer(self._scorer, self._peers, self._gently), str(self._path)
+        )
 
     def announce(self) -> None:
         """Tell every gateway who answers here now."""
@@ -131,10 +138,12 @@ class LinkServer:
 class _Peer(_Frames):
     """One gateway, as its runner sees it."""
 
-    def __init__(self, scorer: Scorer, peers: set[_Peer]) -> None:
+    def __init__(self, scorer: Scorer, peers: set[_Peer], gently: bool) -> None:
         super().__init__()
         self._scorer = scorer
         self._peers = peers
+        self._gently = gently
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -150,11 +159,25 @@ class _Peer(_Frames):
         if time.monotonic() >= message["end"]:
             self.send({"id": number, "error": "too late"})
             return
+        rows = message["rows"]
+        if self._gently and len(rows) > PIECE:
+            task = asyncio.get_running_loop().create_task(self._in_pieces(number, rows, message["end"]))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+            return
         try:
-            answer = self._scorer.score(message["rows"])
+            self.send({"id": number, **self._scorer.score(rows)})
         except Exception as error:  # a model may fail in any way; the gateway is told, and knows what to do
-            answer = {"error": f"{type(error).__name__}: {error}"}
-        self.send({"id": number, **answer})
+            self._refuse(number, error)
+
+    async def _in_pieces(self, number: int, rows: Sequence[Row], end: float) -> None:
+        try:
+            self.send({"id": number, **await in_pieces(self._scorer.score, rows, end)})
+        except Exception as error:
+            self._refuse(number, error)
+
+    def _refuse(self, number: int, error: Exception) -> None:
+        self.send({"id": number, "error": f"{type(error).__name__}: {error}"})
 
 
 class Link:

@@ -81,7 +81,7 @@ class Settings(BaseSettings):
     shadow_queue: int = Field(
         1000, gt=0, description="Requests that may wait for the shadow; more are dropped, counted."
     )
-    shadow_batch: int = Field(64, gt=0, description="Most rows sent to the shadow in one call.")
+    shadow_batch: int = Field(256, gt=0, description="Most rows sent to the shadow in one call.")
     shadow_timeout_ms: float = Field(1000.0, gt=0, description="Time the shadow has for one call, in milliseconds.")
     shadow_gather_ms: float = Field(
         50.0, ge=0, description="Longest a request waits for others to go to the shadow with it, in milliseconds."

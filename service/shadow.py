@@ -182,10 +182,18 @@ class ShadowPath:
         # A call costs the gateway about the same for one row as for many, and nobody waits for the shadow.
         if self._closing.is_set() or len(self._waiting) >= self._bounds.batch:
             return
+        if await self._fills(self._bounds.gather_s) or len(self._waiting) < self._bounds.batch / 8:
+            return
+        # Many come: fewer calls cost everybody less.
+        await self._fills(2 * self._bounds.gather_s)
+
+    async def _fills(self, seconds: float) -> bool:
+        """Whether a whole batch waits before so much time is over."""
         self._full.clear()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._bounds.gather_s):
-                await self._full.wait()
+            async with asyncio.timeout(seconds):
+                return await self._full.wait()
+        return False
 
     def _take(self, most: int | None = None) -> list[Rehearsal]:
         count = len(self._waiting) if most is None else min(most, len(self._waiting))

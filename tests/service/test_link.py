@@ -30,7 +30,7 @@ class Echo:
 
     def score(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         self.rows += rows
-        return {"version": self.version, "digest": "d", "scores": [float(row["x"]) for row in rows]}
+        return {"version": self.version, "digest": "d", "scores": [float(row["x"]) for row in rows], "cpu_s": 0.0}
 
     def hello(self) -> dict[str, Any]:
         return {"role": "primary", "seated": True, "version": self.version, "digest": "d"}
@@ -278,3 +278,30 @@ def test_the_runner_lingers_until_its_gateways_have_gone(tmp_path: Path) -> None
         return time.perf_counter() - begun
 
     assert asyncio.run(run()) < 10
+
+
+def test_a_gentle_runner_answers_others_while_it_scores_many(tmp_path: Path) -> None:
+    order: list[str] = []
+
+    async def run() -> None:
+        server = LinkServer(tmp_path / "s", Echo(), gently=True)
+        await server.start()
+        link = Link(tmp_path / "s")
+        link.start()
+        await until(lambda: link.connected)
+
+        async def asked(name: str, count: int) -> list[float]:
+            answer = await link.call([{"x": i, "cpu": 0} for i in range(count)], later())
+            order.append(name)
+            return list(answer["scores"])
+
+        many, one = await asyncio.gather(asked("many", 300), asked("one", 1))
+        assert (len(many), one) == (300, [0.0])
+        with pytest.raises(RunnerRefused, match="KeyError: 'x'"):
+            await link.call([{}] * 100, later())
+        await link.close()
+        await server.close(1)
+
+    asyncio.run(run())
+
+    assert order == ["one", "many"]

@@ -344,6 +344,22 @@ def test_requests_wait_for_each_other_a_little() -> None:
     assert [r["batch"] for r in log.records] == [3, 3, 3]
 
 
+def test_where_many_come_they_wait_for_more_of_them_a_little_longer() -> None:
+    log = MemoryLog()
+
+    async def run() -> None:
+        path = made(FakeRunner(lambda _: 0.5), log, gather_s=0.1, batch=32)
+        for number in range(6):
+            path.offer(Rehearsal(str(number), NOW, {}))
+        await asyncio.sleep(0.15)
+        path.offer(Rehearsal("late", NOW, {}))
+        await asyncio.sleep(0.25)
+
+    asyncio.run(run())
+
+    assert [r["batch"] for r in log.records] == [7] * 7
+
+
 def test_a_full_batch_does_not_wait() -> None:
     log = MemoryLog()
 
