@@ -19,7 +19,7 @@ from starlette.responses import Response
 
 from service.admin import admin_app
 from service.answers import PredictAnswer, RowRefused
-from service.courtesy import give_way
+from service.courtesy import SHADOW_NICE, give_way
 from service.errors import NotReady, UnderstudyError
 from service.guard import Guard, tokens
 from service.host import Host, MemoryGuard
@@ -35,8 +35,6 @@ from service.wire import Taken, spoken
 
 logger = logging.getLogger("understudy")
 
-# A shadow yields the processor to those whose answers somebody waits for.
-_SHADOW_NICE = 10
 _LINGER_S = 15.0
 # The thread that reads the online store gives the interpreter up and takes it back several times a read, and a busy
 # event loop keeps it for a whole interval each time: with Python's 5 ms a read of 0.5 ms took up to 30.
@@ -99,7 +97,7 @@ class _Runner:
         """Take calls, and follow the roles."""
         if self.role in SLOTS:
             # Not before: what starts beside it would keep it from being there in time.
-            give_way(_SHADOW_NICE)
+            give_way(SHADOW_NICE)
         await self._line.start()
         self._tasks.append(asyncio.create_task(self._host.follow(self._line.announce)))
         if self.role in SLOTS and SETTINGS.shadow_memory_mb:

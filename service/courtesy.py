@@ -11,6 +11,8 @@ from contextlib import suppress
 
 logger = logging.getLogger("understudy")
 
+# Of a shadow: it yields the processor to those whose answers somebody waits for.
+SHADOW_NICE = 10
 # Python has no call for it (3.11); the number differs by architecture.
 _SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}
 # struct sched_attr, first version: size, policy, flags, nice, priority, runtime, deadline, period.

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -91,18 +90,19 @@ class Encoder:
 
     def __init__(self, features: Sequence[str], categories: Mapping[str, Sequence[str]]) -> None:
         self._features = tuple(features)
-        self._codes = {name: {v: float(i) for i, v in enumerate(values)} for name, values in categories.items()}
+        codes = {name: {v: float(i) for i, v in enumerate(values)} for name, values in categories.items()}
+        self._codes: list[tuple[int, Mapping[Any, float]]] = [
+            (place, codes[name]) for place, name in enumerate(self._features) if name in codes
+        ]
 
     def matrix(self, rows: Sequence[Mapping[str, Any]]) -> Matrix:
         """Return a float matrix (rows x features); null and unseen categories are NaN."""
-        out = np.full((len(rows), len(self._features)), math.nan)
-        for j, name in enumerate(self._features):
-            codes = self._codes.get(name)
-            for i, row in enumerate(rows):
-                value = row.get(name)
-                if value is not None:
-                    out[i, j] = value if codes is None else codes.get(value, math.nan)
-        return out
+        lines = [[row.get(name) for name in self._features] for row in rows]
+        for line in lines:
+            for place, codes in self._codes:
+                line[place] = codes.get(line[place])
+        # One conversion for all of them: None becomes NaN.
+        return np.array(lines, dtype=np.float64).reshape(len(rows), len(self._features))
 
 
 class PackagedModel:

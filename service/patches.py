@@ -4,10 +4,11 @@ Its supervisor looks after processes every ten seconds, so that a killed one is 
 never starts a dead one again; and a stopped process may hold a shutdown up for a day. Its request timeout never takes
 its timers back, so that each request's objects live for that long: 14,000 requests held 73 MB. Its metrics name every
 path that anybody asks for, and keep it: a scan for holes is memory that nobody gives back; and they look up each series
-by its labels on each request, a tenth of a gateway's time. Its OpenAPI document says of
-every endpoint that it answers 400, 404 and 500. A Bento runs only the services it was built with: asked for another
-shadow, it ends with a bare StopIteration. It gives every process a session, and Linux shares processors between
-sessions before it looks at who is nice (``sched_autogroup``, outside containers): the shadow's niceness was none.
+by its labels on each request, a tenth of a gateway's time. Its OpenAPI document says of every endpoint that it answers
+400, 404 and 500. A Bento runs only the services it was built with: asked for another shadow, it ends with a bare
+StopIteration. It gives every process a session, and Linux shares processors between
+sessions before it looks at who is nice (``sched_autogroup``, outside containers): the shadow's niceness was none. And
+a process it starts again starts at everybody's cost: a second of computing, each time a shadow hangs and is killed.
 """
 
 from __future__ import annotations
@@ -16,14 +17,18 @@ import asyncio
 import os
 import signal
 import time
+from contextlib import suppress
 from functools import wraps
 from typing import Any
 
 from service.answers import REFUSALS, Refusal
+from service.courtesy import SHADOW_NICE
+from service.roles import SLOTS
 
 CHECK_S = 1.0
 OTHER = "other"
 _GRACE_S = 30.0
+_SPAWNED = "understudy_spawned"
 _HEALTH = ("/livez", "/readyz", "/healthz")
 
 
@@ -35,6 +40,7 @@ def patch_bentoml() -> None:
     _document_refusals()
     _run_services_a_bento_does_not_list()
     _share_a_session()
+    _restart_shadows_nicely()
 
 
 def asked_to_stop() -> bool:
@@ -212,3 +218,27 @@ def _share_a_session() -> None:
     from circus import process  # type: ignore[import-untyped]  # carries no types
 
     process.os = _Groups()
+
+
+def _restart_shadows_nicely() -> None:
+    from circus.watcher import Watcher  # type: ignore[import-untyped]  # carries no types
+
+    plain = Watcher.spawn_process
+    if hasattr(plain, "__wrapped__"):
+        return
+    shadows = {f"service_{slot}" for slot in SLOTS}
+
+    @wraps(plain)
+    def spawned(self: Any, *args: Any, **options: Any) -> Any:
+        before = set(self.processes)
+        result = plain(self, *args, **options)
+        if self.name in shadows:
+            # Not the first time: what starts beside it would keep it from being there in time.
+            if getattr(self, _SPAWNED, False):
+                for pid in set(self.processes) - before:
+                    with suppress(OSError):
+                        os.setpriority(os.PRIO_PROCESS, pid, SHADOW_NICE)
+            setattr(self, _SPAWNED, True)
+        return result
+
+    Watcher.spawn_process = spawned

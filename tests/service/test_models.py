@@ -217,6 +217,7 @@ def test_models_of_other_formats_serve_and_rehearse(primary: str, shadow: str, t
         seat_model(bundle.settings, role, seed=9, estimator=estimator)
 
     with served(bundle, tmp_path) as live:
+        live.wait_for_runner("shadow")
         live.post("/predict", REQUEST)
         status, first = live.post("/predict", REQUEST)
         (rehearsed,) = live.wait_for("shadow", lambda r: r["request_id"] == first["request_id"])

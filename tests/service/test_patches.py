@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 from bentoml._internal.context import server_context
 from bentoml._internal.server.http.instruments import RunnerTrafficMetricsMiddleware
 
+from service import patches
 from service.patches import OTHER, patch_bentoml
 
 
@@ -68,3 +72,41 @@ def test_a_path_nobody_serves_gets_no_series_of_its_own(monkeypatch: pytest.Monk
 
     assert endpoints == {"/predict", "/readyz", OTHER}
     assert seen == paths
+
+
+class Started:
+    """A watcher that starts sleeping processes, as circus has them."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.processes: dict[int, subprocess.Popen[bytes]] = {}
+
+    def spawn_process(self) -> bool:
+        """Start one more."""
+        process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+        self.processes[process.pid] = process
+        return True
+
+
+@pytest.mark.parametrize(
+    ("name", "niceness"), [("service_shadow", [0, 10]), ("service_shadow_2", [0, 10]), ("service_primary", [0, 0])]
+)
+def test_only_a_shadow_that_is_started_again_starts_nicely(
+    name: str, niceness: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from circus import watcher  # type: ignore[import-untyped]  # carries no types
+
+    monkeypatch.setattr(watcher, "Watcher", Started)
+    patches._restart_shadows_nicely()
+    one = Started(name)
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+
+    try:
+        assert [one.spawn_process(), one.spawn_process()] == [True, True]
+        seen = [os.getpriority(os.PRIO_PROCESS, pid) for pid in one.processes]
+    finally:
+        for process in one.processes.values():
+            process.kill()
+            process.wait()
+
+    assert seen == [max(own, nice) for nice in niceness]
