@@ -27,7 +27,7 @@ from typing import Any, Protocol, cast
 
 import orjson
 
-from service.pieces import PIECE, Row, in_pieces
+from service.pieces import Pieces, Row
 
 logger = logging.getLogger("understudy")
 
@@ -101,13 +101,13 @@ class LinkServer:
     """The runner's end: takes calls, one at a time, in the event loop.
 
     Args:
-        gently: score large calls in pieces, with rests and other calls between them.
+        gently: score calls of several rows in pieces, with rests and other calls between them.
     """
 
     def __init__(self, path: Path, scorer: Scorer, *, gently: bool = False) -> None:
         self._path = path
         self._scorer = scorer
-        self._gently = gently
+        self._pieces = Pieces(scorer.score) if gently else None
         self._server: asyncio.Server | None = None
         self._peers: set[_Peer] = set()
 
@@ -116,7 +116,7 @@ class LinkServer:
         self._path.unlink(missing_ok=True)
         loop = asyncio.get_running_loop()
         self._server = await loop.create_unix_server(
-            lambda: _Peer(self._scorer, self._peers, self._gently), str(self._path)
+            lambda: _Peer(self._scorer, self._peers, self._pieces), str(self._path)
         )
 
     def announce(self) -> None:
@@ -138,11 +138,11 @@ class LinkServer:
 class _Peer(_Frames):
     """One gateway, as its runner sees it."""
 
-    def __init__(self, scorer: Scorer, peers: set[_Peer], gently: bool) -> None:
+    def __init__(self, scorer: Scorer, peers: set[_Peer], pieces: Pieces | None) -> None:
         super().__init__()
         self._scorer = scorer
         self._peers = peers
-        self._gently = gently
+        self._pieces = pieces
         self._tasks: set[asyncio.Task[None]] = set()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -160,8 +160,8 @@ class _Peer(_Frames):
             self.send({"id": number, "error": "too late"})
             return
         rows = message["rows"]
-        if self._gently and len(rows) > PIECE:
-            task = asyncio.get_running_loop().create_task(self._in_pieces(number, rows, message["end"]))
+        if self._pieces is not None and len(rows) > 1:
+            task = asyncio.get_running_loop().create_task(self._in_pieces(self._pieces, number, rows, message["end"]))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
             return
@@ -170,9 +170,9 @@ class _Peer(_Frames):
         except Exception as error:  # a model may fail in any way; the gateway is told, and knows what to do
             self._refuse(number, error)
 
-    async def _in_pieces(self, number: int, rows: Sequence[Row], end: float) -> None:
+    async def _in_pieces(self, pieces: Pieces, number: int, rows: Sequence[Row], end: float) -> None:
         try:
-            self.send({"id": number, **await in_pieces(self._scorer.score, rows, end)})
+            self.send({"id": number, **await pieces.score(rows, end)})
         except Exception as error:
             self._refuse(number, error)
 

@@ -15,35 +15,59 @@ Row = Mapping[str, Any]
 
 # Rows scored in one go. Fewer cost more each, because the model is cold again after a rest.
 PIECE = 32
+# Of a slow model fewer: a piece takes about this long, in seconds.
+_PIECE_S = 0.001
+# What is not known yet is tried on a few.
+_FIRST = 4
 # Rest after a piece, in times of what it took.
 _REST = 3.0
 
 
-async def in_pieces(
-    score: Callable[[Sequence[Row]], dict[str, Any]], rows: Sequence[Row], end: float
-) -> dict[str, Any]:
-    """Have rows scored by one model, with rests between the pieces as long as half of the time for the call allows.
+class Pieces:
+    """Scores in pieces, and remembers how long a row takes.
 
     Args:
         score: as :meth:`service.link.Scorer.score`.
-        end: monotonic second after which nobody wants the answer.
     """
-    begun = time.monotonic()
-    answer: dict[str, Any] = {}
-    scores: list[float | None] = []
-    cpu_s = 0.0
-    while len(scores) < len(rows):
-        since = time.monotonic()
-        before, answer = answer, score(rows[len(scores) : len(scores) + PIECE])
-        cpu_s += answer["cpu_s"]
-        if before and (before["version"], before["digest"]) != (answer["version"], answer["digest"]):
-            # Another model has taken the place: all rows of a call are scored by one.
-            answer, scores = {}, []
-            continue
-        scores += answer["scores"]
-        now = time.monotonic()
-        pieces = -(-(len(rows) - len(scores)) // PIECE)
-        if pieces:
-            unhurried = now + pieces * (1 + _REST) * (now - since) < (begun + end) / 2
-            await asyncio.sleep(_REST * (now - since) if unhurried else 0)
-    return {**answer, "scores": scores, "cpu_s": cpu_s}
+
+    def __init__(self, score: Callable[[Sequence[Row]], dict[str, Any]]) -> None:
+        self._score = score
+        self._row_s = 0.0
+
+    @property
+    def size(self) -> int:
+        """Rows of the next piece."""
+        return max(1, min(PIECE, int(_PIECE_S / self._row_s))) if self._row_s else _FIRST
+
+    async def score(self, rows: Sequence[Row], end: float) -> dict[str, Any]:
+        """Have rows scored by one model, with rests as long as half of the time for the call allows.
+
+        Args:
+            end: monotonic second after which nobody wants the answer.
+
+        Raises:
+            TimeoutError: when it is over before all rows are scored; nothing more is computed for it.
+        """
+        begun = time.monotonic()
+        answer: dict[str, Any] = {}
+        scores: list[float | None] = []
+        cpu_s = 0.0
+        while len(scores) < len(rows):
+            part = rows[len(scores) : len(scores) + self.size]
+            since = time.monotonic()
+            before, answer = answer, self._score(part)
+            now = time.monotonic()
+            self._row_s = max((now - since) / len(part), 1e-9)
+            cpu_s += answer["cpu_s"]
+            if before and (before["version"], before["digest"]) != (answer["version"], answer["digest"]):
+                # Another model has taken the place: all rows of a call are scored by one.
+                answer, scores = {}, []
+                continue
+            scores += answer["scores"]
+            if left := len(rows) - len(scores):
+                if now >= end:
+                    msg = f"too late: {len(scores)} of {len(rows)} rows were scored in time"
+                    raise TimeoutError(msg)
+                unhurried = now + left * self._row_s * (1 + _REST) < (begun + end) / 2
+                await asyncio.sleep(_REST * (now - since) if unhurried else 0)
+        return {**answer, "scores": scores, "cpu_s": cpu_s}

@@ -25,6 +25,10 @@ Record = Mapping[str, Any]
 
 # Records written in one go; what waits behind them is a caller. Each write wakes the event loop once more.
 _AT_ONCE = 64
+# Processor time that a call is to take at most, in seconds; a slow model is given fewer rows at a time.
+_CALL_S = 0.02
+# Rows of the first call, which tells how slow the model is.
+_FIRST = 8
 # Unused processor time that a shadow may save up, in seconds of its allowance.
 _SAVED_S = 1.0
 
@@ -109,6 +113,8 @@ class ShadowPath:
         self._task: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
         self._rested = 0.0
+        # Rows for the next call.
+        self._most = min(_FIRST, bounds.batch)
         self._queued = metrics.SHADOW_QUEUE.labels(self.slot)
         self._seconds = metrics.SHADOW_SECONDS.labels(self.slot)
 
@@ -129,7 +135,7 @@ class ShadowPath:
             return
         self._waiting.append(rehearsal)
         self._some.set()
-        if len(self._waiting) >= self._bounds.batch:
+        if len(self._waiting) >= self._most:
             self._full.set()
 
     async def close(self, drain_s: float) -> None:
@@ -153,7 +159,7 @@ class ShadowPath:
                 self._some.clear()
                 await self._some.wait()
             await self._gather()
-            rows = self._take(self._bounds.batch)
+            rows = self._take(self._most)
             self._tell_refused()
             self._queued.set(len(self._waiting))
             try:
@@ -174,13 +180,15 @@ class ShadowPath:
             async with asyncio.timeout(rest):
                 await self._closing.wait()
 
-    def _spent(self, start: float, cpu_s: float) -> None:
+    def _spent(self, start: float, cpu_s: float, rows: int) -> None:
+        fitting = int(_CALL_S * rows / cpu_s) if cpu_s else self._bounds.batch
+        self._most = max(1, min(self._bounds.batch, fitting))
         if self._bounds.cpu:
             self._rested = max(self._rested, start - _SAVED_S) + cpu_s / self._bounds.cpu
 
     async def _gather(self) -> None:
         # A call costs the gateway about the same for one row as for many, and nobody waits for the shadow.
-        if self._closing.is_set() or len(self._waiting) >= self._bounds.batch:
+        if self._closing.is_set() or len(self._waiting) >= self._most:
             return
         if await self._fills(self._bounds.gather_s) or len(self._waiting) < self._bounds.batch / 8:
             return
@@ -227,11 +235,13 @@ class ShadowPath:
             async with asyncio.timeout(limit):
                 scored = await runner.score([row.vector for row in rows], begun + limit)
             # Calls that fail do not say what they took; too many of them are the breaker's affair.
-            self._spent(begun, scored.cpu_s)
+            self._spent(begun, scored.cpu_s, len(rows))
             if len(scored.scores) != len(rows):
                 return "error"
             failed = not any(self._valid(score) for score in scored.scores)
         except TimeoutError:
+            # It does not say what it took; fewer rows may come back in time.
+            self._most = max(1, self._most // 4)
             return "timeout"
         except asyncio.CancelledError:
             ticket.withdraw()

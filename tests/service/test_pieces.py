@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from service.pieces import PIECE, Row, in_pieces
+from service.pieces import PIECE, Pieces, Row
 
 
 class Scorer:
@@ -31,7 +31,7 @@ class Scorer:
 def scored(scorer: Scorer, count: int, patience_s: float = 60.0) -> dict[str, Any]:
     """Score so many rows."""
     rows = [{"x": float(i)} for i in range(count)]
-    return asyncio.run(in_pieces(scorer.score, rows, time.monotonic() + patience_s))
+    return asyncio.run(Pieces(scorer.score).score(rows, time.monotonic() + patience_s))
 
 
 @pytest.mark.parametrize("count", [1, PIECE, PIECE + 1, 3 * PIECE + 5])
@@ -49,18 +49,28 @@ def test_it_rests_longer_than_it_works() -> None:
     scorer = Scorer(takes_s=0.01)
     begun = time.monotonic()
 
-    scored(scorer, 4 * PIECE)
+    scored(scorer, 7)
 
+    # Four rows, and then one by one: a row takes longer than a piece should.
+    assert scorer.sizes == [4, 1, 1, 1]
     assert time.monotonic() - begun >= 4 * 0.01 + 3 * 0.03
+
+
+def test_a_quick_model_is_given_whole_pieces_once_that_is_known() -> None:
+    scorer = Scorer()
+
+    scored(scorer, 4 + 3 * PIECE)
+
+    assert scorer.sizes == [4, PIECE, PIECE, PIECE]
 
 
 def test_a_call_that_would_be_late_is_not_rested_in() -> None:
     scorer = Scorer(takes_s=0.02)
     begun = time.monotonic()
 
-    scored(scorer, 4 * PIECE, patience_s=0.2)
+    scored(scorer, 8, patience_s=0.2)
 
-    # Four pieces and three rests took 0.26 s; there is time for one rest.
+    # Five pieces and four rests would take 0.34 s.
     assert time.monotonic() - begun < 0.2
 
 
@@ -75,7 +85,7 @@ def test_another_model_starts_from_the_first_row() -> None:
 
     assert (answer["digest"], len(answer["scores"])) == ("two", 3 * PIECE)
     assert answer["scores"] == [float(i) for i in range(3 * PIECE)]
-    assert scorer.sizes == [PIECE] * 6
+    assert sum(scorer.sizes) > 3 * PIECE
 
 
 def test_what_else_is_asked_gets_its_turn_between_pieces() -> None:
@@ -83,7 +93,7 @@ def test_what_else_is_asked_gets_its_turn_between_pieces() -> None:
 
     async def run() -> None:
         rows = [{"x": 0.0}] * (4 * PIECE)
-        task = asyncio.ensure_future(in_pieces(scorer.score, rows, time.monotonic()))
+        task = asyncio.ensure_future(Pieces(scorer.score).score(rows, time.monotonic() + 60))
         while not task.done():
             await asyncio.sleep(0)
             turns.append(len(scorer.sizes))
@@ -91,3 +101,12 @@ def test_what_else_is_asked_gets_its_turn_between_pieces() -> None:
     asyncio.run(run())
 
     assert {1, 2, 3} <= set(turns)
+
+
+def test_what_nobody_waits_for_any_more_is_not_computed() -> None:
+    scorer = Scorer(takes_s=0.02)
+
+    with pytest.raises(TimeoutError, match="of 100 rows were scored in time"):
+        scored(scorer, 100, patience_s=0.1)
+
+    assert sum(scorer.sizes) < 15

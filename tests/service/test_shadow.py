@@ -106,12 +106,13 @@ class Costly(FakeRunner):
         super().__init__(lambda _: 0.5)
         self.calls: list[float] = []
         self.hung = hung
+        self.cpu_s = 0.02
 
     async def score(self, rows: Sequence[Mapping[str, Any]], end: float = math.inf) -> Scored:
         self.calls.append(time.monotonic())
         if self.hung:
             await asyncio.sleep(9)
-        return replace(await super().score(rows, end), cpu_s=0.02)
+        return replace(await super().score(rows, end), cpu_s=self.cpu_s)
 
 
 def working(
@@ -162,6 +163,41 @@ def test_without_a_limit_it_takes_what_there_is(monkeypatch: pytest.MonkeyPatch)
 
     assert len(calls) > 20
     assert ledger[("dropped", "cpu_limit")] == 0
+
+
+def test_a_slow_model_is_given_fewer_rows_at_a_time() -> None:
+    runner, log = Costly(), MemoryLog()
+
+    async def run() -> None:
+        path = ShadowPath(Actor("shadow", runner, Breaker(Rules())), log, Sampling(), Bounds(batch=40, gather_s=0.0))
+        for cpu_s in (0.0, 0.08):
+            runner.cpu_s = cpu_s
+            for number in range(88):
+                path.offer(Rehearsal(f"{number} at {cpu_s}", NOW, {}))
+            await asyncio.sleep(0.05)
+        await path.close(1)
+
+    asyncio.run(run())
+
+    # The first call is a small one. 0.08 s are four times what a call may take: a quarter of its rows in the next one.
+    assert [r["batch"] for r in log.records[:88]] == [8] * 8 + [40] * 80
+    assert [r["batch"] for r in log.records[88:]] == [40] * 40 + [10] * 10 + [2] * 2 + [1] * 36
+
+
+def test_a_call_that_was_not_answered_in_time_is_followed_by_smaller_ones() -> None:
+    runner, log = FakeRunner(lambda _: 0.5, delay_s=9), MemoryLog()
+
+    async def run() -> None:
+        path = made(runner, log, batch=40, timeout_s=0.01)
+        for number in range(12):
+            path.offer(Rehearsal(str(number), NOW, {}))
+        await asyncio.sleep(0.02)
+        await path.close(1)
+
+    asyncio.run(run())
+
+    assert len(runner.rows) == 12
+    assert Counter(r["reason"] for r in log.records) == {"timeout": 12}
 
 
 def test_what_was_not_used_may_be_used_at_once() -> None:
@@ -260,6 +296,10 @@ def test_a_large_call_is_written_in_parts_between_which_others_are_answered() ->
 
     async def run() -> None:
         path = made(FakeRunner(lambda _: 0.5), log, batch=200)
+        path.offer(Rehearsal("first", NOW, {"x": 0}))
+        while not log.records:
+            await asyncio.sleep(0)
+        log.records.clear()
         for i in range(200):
             path.offer(Rehearsal(str(i), NOW, {"x": 0}))
         while len(log.records) < 200:
