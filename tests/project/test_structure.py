@@ -57,7 +57,8 @@ def test_the_machinery_holds_no_word_of_the_reference_problem(stage: str) -> Non
         f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
         for path in tracked(stage)
         for number, line in enumerate(path.read_text().splitlines(), 1)
-        if FLIGHT_WORDS.search(re.sub(r"inflight|in flight|Access-Control-Allow-Origin", "", line))
+        # HTTP has a header of that name.
+        if FLIGHT_WORDS.search(re.sub(r"inflight|in flight|Access-Control-Allow-Origin|b\"origin\"", "", line))
     ]
 
     assert hits == []
