@@ -1,8 +1,8 @@
 """The short way to an answer, past BentoML's own dispatch.
 
 On each request BentoML (1.4.39) makes a context, binds the endpoint's method, inspects its signature twice and wraps
-the answer: two thirds of what a gateway did for a prediction, and on a busy event loop every answer waits for all of
-it. This middleware stands behind the guard and takes the endpoints' usual requests to the desk itself. What is unusual
+the answer: a third of what a gateway did for a prediction, and on a busy event loop every answer waits for all of it.
+This middleware stands behind the guard and takes the endpoints' usual requests to the desk itself. What is unusual
 goes BentoML's way, to the same desk: a browser's requests, which its CORS middleware may have to see, and every path
 or method that is not exactly an endpoint's.
 """
