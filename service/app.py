@@ -201,7 +201,7 @@ Gateway.add_asgi_middleware(  # type: ignore[attr-defined]
     body_limit=SETTINGS.body_limit_bytes,
     refused=count_request,
 )
-# Behind the guard (and a `bentoml.Service`, as above): what is let in and usual goes the short way to the same desk as the endpoints above.
+# Behind the guard, and of a `bentoml.Service` as above: what is usual goes the short way to the same desk.
 Gateway.add_asgi_middleware(  # type: ignore[attr-defined]
     Lane, desk=lambda: _current().gear.desk, body_limit=SETTINGS.body_limit_bytes
 )
