@@ -31,6 +31,7 @@ from service.patches import patch_bentoml
 from service.roles import SLOTS, Role, read_roles, shadow_slots
 from service.rundir import share_run_dir, socket_of
 from service.settings import settings
+from service.unchecked import unchecked
 from service.wire import Taken, spoken
 
 logger = logging.getLogger("understudy")
@@ -156,7 +157,8 @@ class Gateway(_Shadows):
     fallback = bentoml.depends(Fallback)
 
     def __init__(self) -> None:
-        from service.wiring import assemble
+        with unchecked():
+            from service.wiring import assemble
 
         self.gear = assemble(SETTINGS)
         sys.setswitchinterval(_SWITCH_S)

@@ -11,13 +11,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from service.desk import Desk
 from service.guard import App, Receive, Scope, Send
 from service.wire import Taken, failed, take
+
+if TYPE_CHECKING:
+    # It imports Feast, and every runner imports this module.
+    from service.desk import Desk
 
 logger = logging.getLogger("understudy")
 

@@ -10,6 +10,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
+import psutil  # type: ignore[import-untyped]  # carries no types
 from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.multiprocess import mark_process_dead
 
@@ -159,18 +160,22 @@ def breaker_changed(role: str, state: str) -> None:
 def forget_dead_processes() -> None:
     """Take back what killed processes last said of themselves, such as an open breaker.
 
-    BentoML (1.4.39) does so only for processes that end in good order; its counters stay, as they must.
+    BentoML (1.4.39) does so only for processes that end in good order; its counters stay, as they must. Its supervisor
+    may have started the next one before it has taken notice of the death: a zombie is dead.
     """
     folder = Path(os.environ.get("PROMETHEUS_MULTIPROC_DIR", ""))
     for pid in {path.stem.rpartition("_")[2] for path in folder.glob("gauge_live*_*.db")}:
-        try:
-            os.kill(int(pid), 0)
-        except ProcessLookupError:
+        if pid.isdigit() and not _lives(int(pid)):
             # Another process that starts may be faster.
             with suppress(FileNotFoundError):
                 mark_process_dead(int(pid))  # type: ignore[no-untyped-call]
-        except (PermissionError, ValueError):
-            continue
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 # The process that replaces a dead one is the first to know; the library, too, opens its files when it is imported.

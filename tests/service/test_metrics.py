@@ -30,6 +30,21 @@ def test_gauges_of_a_dead_process_go_and_everything_else_stays(tmp_path: Path, m
     assert {path.stem for path in tmp_path.iterdir()} == {f"counter_{dead}", f"gauge_liveall_{alive}"}
 
 
+def test_a_process_that_nobody_has_waited_for_is_dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        gauge = tmp_path / f"gauge_liveall_{process.pid}.db"
+        gauge.touch()
+        forget_dead_processes()
+        assert gauge.exists()
+
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        forget_dead_processes()
+
+        assert not gauge.exists()
+
+
 def test_a_file_that_names_no_process_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
     (tmp_path / "gauge_liveall_x.db").touch()
