@@ -7,6 +7,7 @@ import logging
 import os
 import platform
 import struct
+import time
 from contextlib import suppress
 
 logger = logging.getLogger("understudy")
@@ -39,3 +40,16 @@ def give_way(nice: int) -> None:
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.syscall(number, 0, attributes, 0):
             logger.info("a longer slice of the processor was refused: %s", os.strerror(ctypes.get_errno()))
+
+
+class Busy:
+    """How busy this process keeps a processor."""
+
+    def __init__(self) -> None:
+        self._since = time.monotonic(), time.process_time()
+
+    def __call__(self) -> float:
+        """Return the share of the time since the last call in which it computed; more than 1 with several threads."""
+        now, used = time.monotonic(), time.process_time()
+        (before, used_before), self._since = self._since, (now, used)
+        return (used - used_before) / max(now - before, 1e-3)

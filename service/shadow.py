@@ -31,6 +31,10 @@ _CALL_S = 0.02
 _FIRST = 8
 # Unused processor time that a shadow may save up, in seconds of its allowance.
 _SAVED_S = 1.0
+# A gateway that computes this share of the time has nothing to give away,
+_BUSY = 0.5
+# and leaves a shadow that cannot keep up this share of its allowance, so that evidence goes on growing.
+_LEAST = 0.05
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,8 @@ class Bounds:
         batch: most rows in one call.
         gather_s: longest a request waits for others to go with it.
         timeout_s: bound on one call.
-        cpu: processors its calls may take on average; 0 any.
+        cpu: processors its calls may take on average; 0 any. A shadow that cannot keep up with its requests gets less
+            of it, down to a twentieth, while its gateway is busy.
     """
 
     queue: int = 1000
@@ -87,6 +92,7 @@ class ShadowPath:
         actor: who rehearses; nothing is sampled while nobody plays.
         log: where shadow records go.
         valid: whether a score counts as one.
+        busy: share of a processor that the gateway has used since it was last asked.
     """
 
     def __init__(
@@ -97,6 +103,7 @@ class ShadowPath:
         bounds: Bounds,
         *,
         valid: Callable[[Any], bool] = is_probability,
+        busy: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._actor = actor
         self.slot = actor.role
@@ -104,6 +111,7 @@ class ShadowPath:
         self._sampling = sampling
         self._bounds = bounds
         self._valid = valid
+        self._busy = busy
         self._waiting: deque[Rehearsal] = deque()
         # Offered, and not yet in the metrics.
         self._uncounted = 0
@@ -113,6 +121,8 @@ class ShadowPath:
         self._task: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
         self._rested = 0.0
+        # Whether requests were dropped since nothing waited.
+        self._swamped = False
         # Rows for the next call.
         self._most = min(_FIRST, bounds.batch)
         self._queued = metrics.SHADOW_QUEUE.labels(self.slot)
@@ -131,6 +141,7 @@ class ShadowPath:
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._work())
         if len(self._waiting) >= self._bounds.queue:
+            self._swamped = True
             self._refuse(rehearsal, "cpu_limit" if time.monotonic() < self._rested else "queue_full")
             return
         self._waiting.append(rehearsal)
@@ -160,6 +171,7 @@ class ShadowPath:
                 await self._some.wait()
             await self._gather()
             rows = self._take(self._most)
+            self._swamped = self._swamped and bool(self._waiting)
             self._tell_refused()
             self._queued.set(len(self._waiting))
             try:
@@ -184,7 +196,13 @@ class ShadowPath:
         fitting = int(_CALL_S * rows / cpu_s) if cpu_s else self._bounds.batch
         self._most = max(1, min(self._bounds.batch, fitting))
         if self._bounds.cpu:
-            self._rested = max(self._rested, start - _SAVED_S) + cpu_s / self._bounds.cpu
+            self._rested = max(self._rested, start - _SAVED_S) + cpu_s / self._allowance()
+
+    def _allowance(self) -> float:
+        # One that keeps up sees every request, which is worth its price. One that does not sees some of them in any
+        # case, and a verdict needs thousands, not millions: the processor is for those who wait.
+        busy = self._busy()
+        return self._bounds.cpu * (max(_LEAST, 1 - busy / _BUSY) if self._swamped else 1.0)
 
     async def _gather(self) -> None:
         # A call costs the gateway about the same for one row as for many, and nobody waits for the shadow.

@@ -21,6 +21,7 @@ from service.cast import Actor, Cast, Echo, Watch
 from service.clock import Clock, clock_from
 from service.contract import Contract
 from service.control import Control
+from service.courtesy import Busy
 from service.definitions import contracts
 from service.desk import Desk
 from service.door import Door, Label, request_model
@@ -131,7 +132,9 @@ def assemble(settings: Settings) -> Gear:
     logs = {name: SegmentLog(settings.log_dir / name, settings.segment_bytes) for name in _LOGS}
     cast, watches = _cast(settings, contract)
     valid = output_check(contract.output)
-    shadows = [ShadowPath(actor, logs["shadow"], *_rehearsing(settings), valid=valid) for actor in cast.shadows]
+    shadows = [
+        ShadowPath(actor, logs["shadow"], *_rehearsing(settings), valid=valid, busy=Busy()) for actor in cast.shadows
+    ]
     again = _again(settings, cast.primary, logs["shadow"], valid)
     lookup = OnlineLookup(repo_config(settings, reads_only=True), contract, vars(definitions))
     budget = Budget(settings.deadline_ms / 1000, settings.fallback_reserve_ms / 1000)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
+from service.courtesy import Busy
 from service.settings import ROOT
 
 # Asks the system what it made of it: `sched_getattr` is the call after `sched_setattr` on every architecture.
@@ -47,3 +49,15 @@ def test_where_there_is_no_such_call_it_is_nice_all_the_same(numbers: str) -> No
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
 
     assert done.stdout == "10\n"
+
+
+def test_busy_is_the_share_of_the_time_in_which_this_process_computes() -> None:
+    busy = Busy()
+    time.sleep(0.2)
+    idle = busy()
+    end = time.process_time() + 0.2
+    while time.process_time() < end:
+        pass
+
+    # Others may be computing too.
+    assert idle < 0.2 < busy() <= 1.5

@@ -116,7 +116,12 @@ class Costly(FakeRunner):
 
 
 def working(
-    runner: Costly, cpu: float, seconds: float, monkeypatch: pytest.MonkeyPatch, timeout_s: float = 1.0
+    runner: Costly,
+    cpu: float,
+    seconds: float,
+    monkeypatch: pytest.MonkeyPatch,
+    timeout_s: float = 1.0,
+    busy: float = 0.0,
 ) -> tuple[Any, list[float]]:
     """Offer far more than fits for a while, with nothing saved up; return the ledger and when calls began."""
     monkeypatch.setattr("service.shadow._SAVED_S", 0.0)
@@ -124,7 +129,7 @@ def working(
 
     async def run() -> None:
         actor = Actor("shadow", runner, Breaker(Rules(min_calls=1000)))
-        path = ShadowPath(actor, log, Sampling(), Bounds(8, 4, 0.0, timeout_s, cpu))
+        path = ShadowPath(actor, log, Sampling(), Bounds(8, 4, 0.0, timeout_s, cpu), busy=lambda: busy)
         end, number = time.monotonic() + seconds, 0
         while time.monotonic() < end:
             for _ in range(4):
@@ -145,6 +150,39 @@ def test_a_costly_shadow_takes_the_processor_it_may_and_says_what_did_not_fit(mo
     # 20 ms at a fifth of a processor: a call begins every 100 ms.
     assert min(after - before for before, after in pairwise(calls)) >= 0.09
     assert ledger[("dropped", "cpu_limit")] > 0
+
+
+@pytest.mark.parametrize(("busy", "least_s"), [(0.25, 0.038), (0.9, 0.38)])
+def test_one_that_cannot_keep_up_gets_less_of_a_busy_gateways_machine(
+    busy: float, least_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, calls = working(Costly(), 1.0, 1.0, monkeypatch, busy=busy)
+
+    # 20 ms at half of a processor where the gateway is busy a quarter of the time, at a twentieth where it has nothing to
+    # give. The first call began before anything was dropped.
+    assert min(after - before for before, after in pairwise(calls[1:])) >= least_s
+    assert len(calls) >= 3
+
+
+def test_one_that_has_caught_up_gets_its_allowance_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.shadow._SAVED_S", 0.0)
+    runner, log = Costly(), MemoryLog()
+
+    async def run() -> None:
+        actor = Actor("shadow", runner, Breaker(Rules()))
+        path = ShadowPath(actor, log, Sampling(), Bounds(8, 8, 0.0, 1.0, 1.0), busy=lambda: 1.0)
+        for number in range(9):
+            path.offer(Rehearsal(str(number), NOW, {}))
+        for number in range(6):
+            await asyncio.sleep(0.03)
+            path.offer(Rehearsal(f"later {number}", NOW, {}))
+        await path.close(1)
+
+    asyncio.run(run())
+
+    # The first call took all that waited: 20 ms at a whole processor, where a twentieth would have been 400.
+    assert max(after - before for before, after in pairwise(runner.calls)) < 0.3
+    assert Counter(r["outcome"] for r in log.records) == {"scored": 14, "dropped": 1}
 
 
 def test_a_stopped_shadow_took_no_processor_and_is_asked_as_soon_as_it_answers(monkeypatch: pytest.MonkeyPatch) -> None:
