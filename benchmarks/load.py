@@ -66,8 +66,9 @@ class Load:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self.host, self.port, self._messages = _messages(plan)
-        self._latencies = array("d", bytes(8 * plan.requests))
+        self.host, self.port = _address(plan)
+        self._messages = connection_messages(plan)
+        self._latencies = array("d")
         self.stages: dict[bytes, array[float]] = {}
         self.statuses: Counter[int] = Counter()
         self.sent = self.answered = self.counted = self.errors = 0
@@ -125,7 +126,11 @@ class Load:
     def _send(self, connection: _Connection, due: float) -> None:
         message = self._messages[self.sent % len(self._messages)]
         self.sent += 1
+        self.sending(due)
         connection.send(message, due)
+
+    def sending(self, due: float) -> None:
+        """A request that fell due then is on its way."""
 
     def received(self, due: float, now: float, status: int, timing: bytes | None) -> None:
         """Take one answer."""
@@ -135,7 +140,7 @@ class Load:
         self._last = now
         # By when it was sent: what waited during the warm-up would count otherwise.
         if due >= self._first:
-            self._latencies[self.counted] = now - due
+            self._latencies.append(now - due)
             self.counted += 1
             self.statuses[status] += 1
             if timing:
@@ -185,7 +190,7 @@ class Load:
 
     def result(self) -> dict[str, Any]:
         """What a run found: times in milliseconds, the rate in answers per second."""
-        taken = np.frombuffer(self._latencies, dtype=np.float64)[: self.counted] * 1000
+        taken = np.asarray(self._latencies) * 1000
         spent = max(self._last - self._first, 1e-9)
         return {
             "requests": self.counted,
@@ -260,17 +265,23 @@ def summary(milliseconds: npt.NDArray[np.float64]) -> dict[str, float | None]:
     return {n: round(float(v), 3) for n, v in [*zip(names, found, strict=True), ("max", milliseconds.max())]}
 
 
-def _messages(plan: Plan) -> tuple[str, int, list[bytes]]:
+def _address(plan: Plan) -> tuple[str, int]:
     parts = urlsplit(plan.url)
     host = parts.hostname or ""
     if parts.scheme != "http" or not _on_loopback(host):
         msg = f"{plan.url} is not an http address on loopback; this program sends load nowhere else"
         raise ValueError(msg)
+    return host, parts.port or 80
+
+
+def connection_messages(plan: Plan) -> list[bytes]:
+    """The plan's requests, as they are written to a connection."""
     if not plan.bodies or plan.requests < 1 or plan.seconds <= 0 or plan.connections < 1:
         msg = "at least one body, one request, one connection and some time are needed"
         raise ValueError(msg)
+    parts = urlsplit(plan.url)
     head = f"POST {parts.path or '/'} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: application/json\r\n"
-    return host, parts.port or 80, [f"{head}Content-Length: {len(b)}\r\n\r\n".encode() + b for b in plan.bodies]
+    return [f"{head}Content-Length: {len(b)}\r\n\r\n".encode() + b for b in plan.bodies]
 
 
 def _on_loopback(host: str) -> bool:

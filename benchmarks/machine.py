@@ -82,15 +82,18 @@ class Machine:
     def spent(self) -> Spent:
         """Read the counters."""
         # What a process has waited for counts as its own, so that no restart looks like somebody else's work.
-        services = 0.0
+        services, own = 0.0, sum(os.times()[:4])
+        children = {process.pid for process in psutil.Process().children(recursive=True)}
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 environment = process.environ()
                 if any(environment.get(n, "").startswith(self._home) for n in ("BENTOML_HOME", "HANDWRITTEN_HOME")):
                     services += sum(process.cpu_times()[:4])
+                elif process.pid in children:
+                    own += sum(process.cpu_times()[:4])
         cpu = psutil.cpu_times()
         everybody = cpu.user + cpu.nice + cpu.system + cpu.irq + cpu.softirq + cpu.steal
-        return Spent(time.monotonic(), services, sum(os.times()[:4]), everybody)
+        return Spent(time.monotonic(), services, own, everybody)
 
     def shares(self, seconds: float) -> tuple[float, float]:
         """Cores used by the services, and by others, over the next seconds."""

@@ -6,19 +6,22 @@ What is not measured stands idle. Last line of stdout: one JSON object; exit cod
 
 The shadow's price is judged at half of the peak rate, in an open loop: both sides get the same requests at the same
 times. Ratios in a closed loop of 16 connections, where the gateway has no idle moment and a caller sets its own rate by
-the answers, and of one, are printed beside it. With and without are the same processes, the shadow's seat taken and
-empty in turns: two processes of the same program differ by up to 5 % for as long as they live.
+the answers, and of one, are printed beside it. With and without are the same processes under the same load, in turns of
+seconds: two processes of the same program differ by up to 5 % for as long as they live, and a machine shared with
+others by more from one minute to the next. Half of all ids are sampled; in a turn with the shadow every request has one
+of these, in one without none has, and what still waits for the shadow is dropped.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
-import shutil
 import sys
 import tempfile
 import time
+import urllib.request
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -30,18 +33,22 @@ from benchmarks.figures import Run, against_others, beside, faults, middle, rati
 from benchmarks.machine import QUIET, Machine, stopped_shadow
 from benchmarks.servers import handwritten, loaded, ours, stock, stop_what_was_started
 from benchmarks.stage import prepared
+from benchmarks.turns import Turns
 from deploy.demo import say
-from service.roles import move_roles, read_roles
+from service.sampling import Sampling
 
 CONNECTIONS = (1, 16)
 # Rounds in a closed loop, which are printed and not judged.
-_FEW_ROUNDS = 4
+_FEW_ROUNDS = 6
 # What is compared with and without a shadow.
 _COMPARED = ("p50", "p99")
 # As many as an open loop could need at once.
 OPEN = 64
 # Longest time spent waiting for a machine that is busy with something else, and measuring again what that disturbed.
 PATIENCE_S = 60.0
+# Share of all ids that is sampled, and how many requests with and without such an id are made.
+_SAMPLED, _NAMED = 0.5, 20_000
+_TOKEN = "of-the-benchmark"
 
 
 @dataclass(frozen=True)
@@ -53,26 +60,62 @@ class Length:
     seconds: float
 
 
+@dataclass(frozen=True)
+class _Kind:
+    """A kind of shadow.
+
+    Attributes:
+        models: folder of its models.
+        settled_s: time after which a turn with it is like any later one.
+        seconds: of such a turn that count.
+    """
+
+    name: str
+    models: str
+    settled_s: float
+    seconds: float
+
+
+_KINDS = (
+    _Kind("shadow", "models", 0.5, 1.5),
+    # Its queue fills, and it uses up what it had saved.
+    _Kind("slow_shadow", "slow/models", 2.5, 2.0),
+    # A stopped one is noticed after three seconds, killed, and another one started.
+    _Kind("dead_shadow", "models", 0.5, 4.5),
+)
+_OFF_SETTLED_S, _OFF_S = 0.5, 1.5
+
+
 class _Stage:
-    """A service whose shadow takes its seat and leaves it."""
+    """A service whose shadow is asked in one turn and not in the next."""
 
-    def __init__(self, name: str, url: str, models: Path, folder: Path) -> None:
-        self.name, self.url, self.folder = name, url, folder
-        self._models = models
-        self._seat = read_roles(models).seats["shadow"]
-        self._seated = True
+    def __init__(self, kind: _Kind, url: str, folder: Path) -> None:
+        self.kind, self.url, self._folder = kind, url, folder
 
-    def seat(self, seated: bool) -> None:
-        """Seat the shadow, or empty its seat; returns when the gateway knows."""
-        if seated == self._seated:
-            return
-        move_roles(self._models, read_roles(self._models).revision, {"shadow": self._seat if seated else None})
+    @contextlib.contextmanager
+    def turn(self, load: Turns, *, asked: bool) -> Iterator[None]:
+        """Have the shadow asked about every request, or about none; the block begins when that has settled."""
+        dead = asked and self.kind.name == "dead_shadow"
+        self._breaker("auto" if asked else "forced_open")
+        load.take(int(asked))
+        with stopped_shadow(self._folder) if dead else contextlib.nullcontext():
+            time.sleep(self.kind.settled_s if asked else _OFF_SETTLED_S)
+            yield
+        if dead:
+            self._wait_until_it_is_back()
+
+    def _breaker(self, mode: str) -> None:
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {_TOKEN}"}
+        body = json.dumps({"role": "shadow", "mode": mode}).encode()
+        with urllib.request.urlopen(urllib.request.Request(f"{self.url}/admin/breakers", body, headers), timeout=30):
+            pass
+
+    def _wait_until_it_is_back(self) -> None:
         end = time.monotonic() + PATIENCE_S
-        while metrics(self.url).get('understudy_runner_up{role="shadow"}') != float(seated):
+        while metrics(self.url).get('understudy_runner_up{role="shadow"}') != 1:
             if time.monotonic() > end:
-                raise SystemExit(f"the shadow of {self.url} did not {'take' if seated else 'leave'} its seat")
+                raise SystemExit(f"the shadow of {self.url} did not come back")
             time.sleep(0.1)
-        self._seated = seated
 
 
 class Bench:
@@ -112,58 +155,82 @@ class Bench:
         return against_others(runs)
 
     def shadows(self) -> dict[str, Any]:
-        """Each kind of shadow, between two runs without one.
+        """Each kind of shadow, between two turns without one.
 
-        ``off_*_ratio`` compares runs without a shadow among themselves: what the machine adds to any ratio.
+        ``off_*_ratio`` compares turns without a shadow among themselves: what the machine adds to any ratio.
         """
         result: dict[str, Any] = {}
         alone: list[tuple[Run, Run, Run]] = []
-        for name, models in (("shadow", "models"), ("slow_shadow", "slow/models"), ("dead_shadow", "models")):
-            say(f"with and without: {name.replace('_', ' ')}")
-            with self._stage(name, self._home / models) as stage:
-                figures, off = self._beside(stage)
+        kinds = self._named()
+        for kind in _KINDS:
+            say(f"with and without: {kind.name.replace('_', ' ')}")
+            with self._stage(kind) as stage:
+                figures, off = self._beside(stage, kinds)
             result |= figures
             alone += zip(off[1:-1], off, off[2:], strict=False)
         return (
             result | beside("off", alone) | {"off_ms_half": {k: middle([a for a, _, _ in alone], k) for k in _COMPARED}}
         )
 
+    def _named(self) -> tuple[Path, Path]:
+        """Write the requests with ids that are not sampled, and with ids that are."""
+        sampling = Sampling(_SAMPLED)
+        bodies = self._requests.read_bytes().splitlines()
+        named: dict[bool, list[bytes]] = {False: [], True: []}
+        numbers = itertools.count()
+        while min(map(len, named.values())) < _NAMED:
+            name = f"bench-{next(numbers):06d}"
+            some = named[sampling.takes(name, {})]
+            some.append(bodies[len(some) % len(bodies)][:-1] + f',"request_id":"{name}"}}\n'.encode())
+        paths = self._home / "run" / "not_sampled.jsonl", self._home / "run" / "sampled.jsonl"
+        for path, some in zip(paths, named.values(), strict=True):
+            path.write_bytes(b"".join(some))
+        return paths
+
     @contextlib.contextmanager
-    def _stage(self, name: str, models: Path) -> Iterator[_Stage]:
-        # A copy: the seat is taken and emptied in it.
-        own = self._home / "run" / f"{name}_models"
-        shutil.rmtree(own, ignore_errors=True)
-        shutil.copytree(models, own)
-        with ours(self._home, name, models=own) as url:
+    def _stage(self, kind: _Kind) -> Iterator[_Stage]:
+        # The sample the primary is asked again for is drawn by the same ids: it would be on one side only.
+        chosen = {"UNDERSTUDY_SHADOW_SAMPLE": f"{_SAMPLED}", "UNDERSTUDY_NOISE_SAMPLE": "0"}
+        models = self._home / kind.models
+        with ours(self._home, kind.name, models=models, UNDERSTUDY_ADMIN_TOKEN=_TOKEN, **chosen) as url:
             self.settle(1)
-            yield _Stage(name, url, own, self._home / "run" / name)
+            yield _Stage(kind, url, self._home / "run" / kind.name)
             self.normal_share = min(self.normal_share, normal_share(url))
 
-    def _beside(self, stage: _Stage) -> tuple[dict[str, Any], list[Run]]:
-        half = {"connections": OPEN, "rate": round(self.peak / 2)}
-        on: list[Run] = []
-        # The first seconds of a service are slower than all others.
-        self._played(stage, False, "not counted", **half)
-        off = [self._played(stage, False, "half of peak", **half)]
-        for _ in range(self._length.shadow_rounds):
-            on.append(self._played(stage, True, "half of peak", **half))
-            off.append(self._played(stage, False, "half of peak", **half))
-        figures = beside(stage.name, list(zip(on, off, off[1:], strict=False)))
+    def _beside(self, stage: _Stage, kinds: tuple[Path, Path]) -> tuple[dict[str, Any], list[Run]]:
+        # Just before, because the machine's speed changes.
+        alone = Contender("alone", stage.url, kinds[0])
+        peak = self._measure(alone, "16 connections", connections=16)["rps"]
+        with Turns(stage.url, kinds, connections=OPEN, rate=round(peak / 2)) as load:
+            on: list[Run] = []
+            off = [self._turn(load, stage, "half of peak", asked=False)]
+            for _ in range(self._length.shadow_rounds):
+                on.append(self._turn(load, stage, "half of peak", asked=True))
+                off.append(self._turn(load, stage, "half of peak", asked=False))
+        figures = beside(stage.kind.name, list(zip(on, off, off[1:], strict=False)))
         for count in CONNECTIONS:
-            pairs = [
-                [self._played(stage, seated, f"{count} connections", connections=count) for seated in (True, False)]
-                for _ in range(_FEW_ROUNDS)
-            ]
+            with Turns(stage.url, kinds, connections=count) as load:
+                pairs = [
+                    [self._turn(load, stage, f"{count} connections", asked=asked) for asked in (True, False)]
+                    for _ in range(_FEW_ROUNDS)
+                ]
             some, none = zip(*pairs, strict=True)
-            figures |= {f"{stage.name}_{key}_ratio_{count}": ratio(some, none, key) for key in _COMPARED}
+            figures |= {f"{stage.kind.name}_{key}_ratio_{count}": ratio(some, none, key) for key in _COMPARED}
         return figures, off
 
-    def _played(self, stage: _Stage, seated: bool, load: str, **options: Any) -> Run:
-        stage.seat(seated)
-        contender = Contender(stage.name if seated else "off", stage.url, self._requests)
-        dead = seated and stage.name == "dead_shadow"
-        with stopped_shadow(stage.folder) if dead else contextlib.nullcontext():
-            return self._measure(contender, load, **options)
+    def _turn(self, load: Turns, stage: _Stage, about: str, *, asked: bool) -> Run:
+        with stage.turn(load, asked=asked):
+            for attempt in range(3):
+                before = self._machine.spent()
+                run = load.window(stage.kind.seconds if asked else _OFF_S)
+                _, others = self._machine.spent().since(before)
+                self.non_200 += run["non_200"]
+                again = others > QUIET and self._machine.patient and attempt < 2
+                print(_line(stage.kind.name if asked else "none", about, run, others, again=again), flush=True)
+                if not again:
+                    break
+        self.disturbed += others > QUIET
+        return run
 
     def stages(self, url: str) -> dict[str, Any]:
         """The 99th percentile of each stage at 70 % of the peak."""
@@ -193,18 +260,18 @@ class Bench:
             _, others = self._machine.spent().since(before)
             self.non_200 += run["non_200"]
             again = others > QUIET and self._machine.patient and attempt < 2
-            print(_line(contender, load, run), f"others {others:.2f} cores" + ", again" * again, flush=True)
+            print(_line(contender.name, load, run, others, again=again), flush=True)
             if not again:
                 break
         self.disturbed += others > QUIET
         return run
 
 
-def _line(contender: Contender, load: str, run: Run) -> str:
+def _line(name: str, load: str, run: Run, others: float, *, again: bool) -> str:
     if not run["requests"]:
-        raise SystemExit(f"{contender.name} answered nothing; see its serve.log")
+        raise SystemExit(f"{name} answered nothing; see its serve.log")
     times = f"p50 {run['p50']:7.3f}  p99 {run['p99']:7.3f}  max {run['max']:7.1f} ms"
-    return f"{contender.name:18} {load:15} {run['rps']:7.0f} /s   {times}  "
+    return f"{name:18} {load:15} {run['rps']:7.0f} /s   {times}   others {others:.2f} cores" + ", again" * again
 
 
 def run(home: Path, length: Length) -> dict[str, Any]:
@@ -255,8 +322,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="make bench-serving", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--home", type=Path, help="folder to prepare in or to use again; default: a temporary one")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of the three services")
-    parser.add_argument("--shadow-rounds", type=int, default=12, help="rounds with and without a shadow")
-    parser.add_argument("--seconds", type=float, default=3.0, help="length of one measurement")
+    parser.add_argument("--shadow-rounds", type=int, default=24, help="turns with and without a shadow")
+    parser.add_argument("--seconds", type=float, default=3.0, help="length of one measurement of the three services")
     args = parser.parse_args(argv)
     warnings.simplefilter("ignore")
     stop_what_was_started()
