@@ -89,7 +89,7 @@ class _Runner:
 
     def __init__(self) -> None:
         self._host = Host(SETTINGS.models_dir, self.role)
-        self._line = LinkServer(socket_of(SETTINGS, self.role), self._host, gently=self.role in SLOTS)
+        self._line = LinkServer(socket_of(SETTINGS, self.role), self._host, cpu=SETTINGS.shadow_cpu)
         self._tasks: list[asyncio.Task[None]] = []
         _settle()
 

@@ -61,7 +61,7 @@ class FakeRunner:
         self.delay_s = delay_s
         self.rows: list[Mapping[str, Any]] = []
 
-    async def score(self, rows: Sequence[Mapping[str, Any]], end: float = math.inf) -> Scored:
+    async def score(self, rows: Sequence[Mapping[str, Any]], end: float = math.inf, *, gently: bool = False) -> Scored:
         """Return one score per row after the delay."""
         self.rows.extend(rows)
         if self.delay_s:

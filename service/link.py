@@ -6,8 +6,10 @@ a call, fails calls when it renews its sessions, speaks pickle, and cannot be as
 
 =================  =============================================================================================
 runner, unasked    ``{"hello": {"role", "version", "digest", "problem"}}`` on connecting and when the model changes
-gateway            ``{"id", "end", "rows"}``; ``end`` is the monotonic second after which nobody wants the answer
-runner             ``{"id", "version", "digest", "scores", "cpu_s"}`` or ``{"id", "error"}``
+gateway            ``{"id", "end", "rows"}``; ``end`` is the monotonic second after which nobody wants the answer; with
+                   ``"gently": true`` nobody waits for it either
+runner             ``{"id", "version", "digest", "scores", "cpu_s"}`` or ``{"id", "error"}``, with ``"cpu_s"`` when it
+                   was given up for lack of time
 =================  =============================================================================================
 """
 
@@ -27,7 +29,7 @@ from typing import Any, Protocol, cast
 
 import orjson
 
-from service.pieces import Pieces, Row
+from service.pieces import Pieces, Row, TooLate
 
 logger = logging.getLogger("understudy")
 
@@ -42,6 +44,10 @@ class LinkDown(Exception):
 
 class RunnerRefused(Exception):
     """The runner answered that it cannot score; the text says why."""
+
+
+class RunnerLate(TooLate, RunnerRefused):
+    """The runner has begun, and given up because the time would not do."""
 
 
 class _Frames(asyncio.Protocol):
@@ -101,13 +107,14 @@ class LinkServer:
     """The runner's end: takes calls, one at a time, in the event loop.
 
     Args:
-        gently: score calls of several rows in pieces, with rests and other calls between them.
+        cpu: processors that calls nobody waits for may take, 0 any: several rows are scored in pieces, with rests and
+            other calls between them.
     """
 
-    def __init__(self, path: Path, scorer: Scorer, *, gently: bool = False) -> None:
+    def __init__(self, path: Path, scorer: Scorer, *, cpu: float = 0.0) -> None:
         self._path = path
         self._scorer = scorer
-        self._pieces = Pieces(scorer.score) if gently else None
+        self._pieces = Pieces(scorer.score, cpu)
         self._server: asyncio.Server | None = None
         self._peers: set[_Peer] = set()
 
@@ -138,7 +145,7 @@ class LinkServer:
 class _Peer(_Frames):
     """One gateway, as its runner sees it."""
 
-    def __init__(self, scorer: Scorer, peers: set[_Peer], pieces: Pieces | None) -> None:
+    def __init__(self, scorer: Scorer, peers: set[_Peer], pieces: Pieces) -> None:
         super().__init__()
         self._scorer = scorer
         self._peers = peers
@@ -160,8 +167,8 @@ class _Peer(_Frames):
             self.send({"id": number, "error": "too late"})
             return
         rows = message["rows"]
-        if self._pieces is not None and len(rows) > 1:
-            task = asyncio.get_running_loop().create_task(self._in_pieces(self._pieces, number, rows, message["end"]))
+        if message.get("gently") and len(rows) > 1:
+            task = asyncio.get_running_loop().create_task(self._in_pieces(number, rows, message["end"]))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
             return
@@ -170,9 +177,11 @@ class _Peer(_Frames):
         except Exception as error:  # a model may fail in any way; the gateway is told, and knows what to do
             self._refuse(number, error)
 
-    async def _in_pieces(self, pieces: Pieces, number: int, rows: Sequence[Row], end: float) -> None:
+    async def _in_pieces(self, number: int, rows: Sequence[Row], end: float) -> None:
         try:
-            self.send({"id": number, **await pieces.score(rows, end)})
+            self.send({"id": number, **await self._pieces.score(rows, end)})
+        except TooLate as error:
+            self.send({"id": number, "error": str(error), "cpu_s": error.cpu_s})
         except Exception as error:
             self._refuse(number, error)
 
@@ -217,22 +226,25 @@ class Link:
         if line is not None:
             line._abort()
 
-    async def call(self, rows: Sequence[Row], end: float) -> Mapping[str, Any]:
+    async def call(self, rows: Sequence[Row], end: float, *, gently: bool = False) -> Mapping[str, Any]:
         """Have rows scored.
 
         Args:
             rows: named values.
             end: monotonic second after which the runner need not begin.
+            gently: whether the runner may take its time, because nobody waits.
 
         Raises:
             LinkDown: when nobody is there, or the line broke.
-            RunnerRefused: when the runner says it cannot.
+            RunnerRefused: when the runner says it cannot; :class:`RunnerLate` when it could not do so in time.
         """
         line = self._line
         if line is None:
             msg = f"nobody answers at {self._path.name}"
             raise LinkDown(msg)
-        answer = await line.ask(rows, end)
+        answer = await line.ask(rows, end, gently=gently)
+        if "error" in answer and "cpu_s" in answer:
+            raise RunnerLate(str(answer["error"]), float(answer["cpu_s"]))
         if "error" in answer:
             raise RunnerRefused(str(answer["error"]))
         return answer
@@ -282,7 +294,7 @@ class _Line(_Frames):
         self._waiting: dict[int, asyncio.Future[Mapping[str, Any]]] = {}
         self._number = 0
 
-    async def ask(self, rows: Sequence[Row], end: float) -> Mapping[str, Any]:
+    async def ask(self, rows: Sequence[Row], end: float, *, gently: bool) -> Mapping[str, Any]:
         if self.lost.is_set():
             raise LinkDown("the runner went away")
         self._number += 1
@@ -290,7 +302,7 @@ class _Line(_Frames):
         future: asyncio.Future[Mapping[str, Any]] = asyncio.get_running_loop().create_future()
         self._waiting[number] = future
         try:
-            self.send({"id": number, "end": end, "rows": rows})
+            self.send({"id": number, "end": end, "rows": rows, **({"gently": True} if gently else {})})
             return await future
         finally:
             self._waiting.pop(number, None)

@@ -176,6 +176,9 @@ def _lives(pid: int) -> bool:
         return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
+    except psutil.AccessDenied:
+        # Somebody else's, of whom more is not told.
+        return True
 
 
 # The process that replaces a dead one is the first to know; the library, too, opens its files when it is imported.

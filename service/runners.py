@@ -38,12 +38,13 @@ def is_probability(score: Any) -> bool:
 class Runner(Protocol):
     """Anything that scores rows."""
 
-    async def score(self, rows: Sequence[Row], end: float) -> Scored:
+    async def score(self, rows: Sequence[Row], end: float, *, gently: bool = False) -> Scored:
         """Return one score per row; raises when it cannot.
 
         Args:
             rows: named values.
             end: monotonic second after which nobody wants the answer.
+            gently: whether nobody waits for it either.
         """
         ...
 
@@ -63,25 +64,26 @@ class RemoteRunner:
             self._together, max_size=max_size, inflight=inflight
         )
 
-    async def score(self, rows: Sequence[Row], end: float) -> Scored:
+    async def score(self, rows: Sequence[Row], end: float, *, gently: bool = False) -> Scored:
         """Return one score per row; all rows are scored by one model.
 
         Raises:
             LinkDown: when the runner is not there.
             RunnerRefused: when it has no model, or its model failed.
-            TimeoutError: when it has not answered at ``end``.
+            TimeoutError: when it has not answered at ``end``, or given up before.
         """
-        if len(rows) == 1:
+        if len(rows) == 1 and not gently:
             return await self._batcher.submit((rows[0], end))
-        return await self._call(rows, end)
+        return await self._call(rows, end, gently=gently)
 
     async def _together(self, waiting: Sequence[_Waiting]) -> list[Scored]:
         scored = await self._call([row for row, _ in waiting], max(end for _, end in waiting))
-        return [Scored(scored.version, scored.digest, (score,)) for score in scored.scores]
+        each = scored.cpu_s / len(waiting)
+        return [Scored(scored.version, scored.digest, (score,), each) for score in scored.scores]
 
-    async def _call(self, rows: Sequence[Row], end: float) -> Scored:
+    async def _call(self, rows: Sequence[Row], end: float, *, gently: bool = False) -> Scored:
         async with asyncio.timeout(max(0.0, end - time.monotonic())):
-            answer = await self._link.call(rows, end)
+            answer = await self._link.call(rows, end, gently=gently)
         scores = tuple(answer["scores"])
         if len(scores) != len(rows):
             msg = f"runner returned {len(scores)} scores for {len(rows)} rows"

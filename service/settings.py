@@ -90,7 +90,7 @@ class Settings(BaseSettings):
         0.1,
         ge=0,
         description="Processors a shadow's calls may take on average; what does not fit waits, and is dropped when the "
-        "queue is full. One that loses requests gets less, down to a twentieth, while its gateway is busy. 0: any.",
+        "queue is full. One that would need more gets less, down to a twentieth, while its gateway is busy. 0: any.",
     )
     shadow_memory_mb: int = Field(
         1024,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,7 @@ from typing import Any, Protocol
 
 from service import metrics
 from service.breaker import Breaker
+from service.pieces import TooLate
 from service.prediction_log import Log
 from service.roles import Role
 from service.runners import Runner, Scored, is_probability
@@ -35,6 +37,10 @@ _SAVED_S = 1.0
 _BUSY = 0.5
 # and leaves a shadow that cannot keep up this share of its allowance, so that evidence goes on growing.
 _LEAST = 0.05
+# Time over which it is judged whether a shadow can keep up, in seconds: a burst says nothing.
+_JUDGED_S = 2.0
+# The longest rest, in seconds: the gateway may have more to give by then, and the shadow another model.
+_REST_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -46,8 +52,8 @@ class Bounds:
         batch: most rows in one call.
         gather_s: longest a request waits for others to go with it.
         timeout_s: bound on one call.
-        cpu: processors its calls may take on average; 0 any. A shadow that cannot keep up with its requests gets less
-            of it, down to a twentieth, while its gateway is busy.
+        cpu: processors its calls may take on average; 0 any. A shadow that would need more for all its requests gets
+            less, down to a twentieth, while its gateway is busy.
     """
 
     queue: int = 1000
@@ -121,8 +127,11 @@ class ShadowPath:
         self._task: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
         self._rested = 0.0
-        # Whether requests were dropped since nothing waited.
-        self._swamped = False
+        # Processors it would need for all that is offered; what was offered since that was last estimated, and when.
+        self._needed = 0.0
+        self._offered, self._since = 0, time.monotonic()
+        # Whether the last rows were scored, or could have been.
+        self._asked = True
         # Rows for the next call.
         self._most = min(_FIRST, bounds.batch)
         self._queued = metrics.SHADOW_QUEUE.labels(self.slot)
@@ -135,18 +144,18 @@ class ShadowPath:
     def offer(self, rehearsal: Rehearsal) -> None:
         """Take a sampled request without waiting; when the queue is full it is dropped and counted."""
         self._uncounted += 1
+        self._offered += 1
         if self._closing.is_set():
             self._drop([rehearsal], "shutdown")
             return
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._work())
         if len(self._waiting) >= self._bounds.queue:
-            self._swamped = True
             self._refuse(rehearsal, "cpu_limit" if time.monotonic() < self._rested else "queue_full")
             return
         self._waiting.append(rehearsal)
         self._some.set()
-        if len(self._waiting) >= self._most:
+        if len(self._waiting) >= self._together:
             self._full.set()
 
     async def close(self, drain_s: float) -> None:
@@ -170,9 +179,8 @@ class ShadowPath:
                 self._some.clear()
                 await self._some.wait()
             await self._gather()
-            rows = self._take(self._most)
-            self._swamped = self._swamped and bool(self._waiting)
             self._tell_refused()
+            rows = self._take(self._most)
             self._queued.set(len(self._waiting))
             try:
                 await self._rehearse(rows)
@@ -192,21 +200,32 @@ class ShadowPath:
             async with asyncio.timeout(rest):
                 await self._closing.wait()
 
+    @property
+    def _together(self) -> int:
+        """Rows that are waited for; where nobody is asked, as many as are written together."""
+        return self._most if self._asked else max(self._most, min(_AT_ONCE, self._bounds.batch))
+
     def _spent(self, start: float, cpu_s: float, rows: int) -> None:
         fitting = int(_CALL_S * rows / cpu_s) if cpu_s else self._bounds.batch
         self._most = max(1, min(self._bounds.batch, fitting))
         if self._bounds.cpu:
-            self._rested = max(self._rested, start - _SAVED_S) + cpu_s / self._allowance()
+            now = time.monotonic()
+            earned = max(self._rested, start - _SAVED_S) + cpu_s / self._allowance(cpu_s / rows, now)
+            self._rested = min(earned, now + _REST_S)
 
-    def _allowance(self) -> float:
+    def _allowance(self, row_s: float, now: float) -> float:
         # One that keeps up sees every request, which is worth its price. One that does not sees some of them in any
         # case, and a verdict needs thousands, not millions: the processor is for those who wait.
-        busy = self._busy()
-        return self._bounds.cpu * (max(_LEAST, 1 - busy / _BUSY) if self._swamped else 1.0)
+        passed = max(now - self._since, 1e-3)
+        weight = 1 - math.exp(-passed / _JUDGED_S)
+        self._needed += weight * (row_s * self._offered / passed - self._needed)
+        self._offered, self._since = 0, now
+        over = min(1.0, max(0.0, self._needed / self._bounds.cpu - 1))
+        return self._bounds.cpu * max(_LEAST, 1 - over * min(1.0, self._busy() / _BUSY))
 
     async def _gather(self) -> None:
         # A call costs the gateway about the same for one row as for many, and nobody waits for the shadow.
-        if self._closing.is_set() or len(self._waiting) >= self._most:
+        if self._closing.is_set() or len(self._waiting) >= self._together:
             return
         if await self._fills(self._bounds.gather_s) or len(self._waiting) < self._bounds.batch / 8:
             return
@@ -228,6 +247,10 @@ class ShadowPath:
     async def _rehearse(self, rows: list[Rehearsal]) -> None:
         """Score rows and write their records, taking each out of the list as its record is written."""
         result = await self._ask(rows)
+        self._asked = result not in ("absent", "circuit_open")
+        if not self._asked:
+            # The others that wait would not be scored either.
+            rows += self._take()
         for start in range(0, count := len(rows), _AT_ONCE):
             # Whoever came in meanwhile is answered first.
             await asyncio.sleep(0)
@@ -251,15 +274,18 @@ class ShadowPath:
         failed, limit = True, self._bounds.timeout_s
         try:
             async with asyncio.timeout(limit):
-                scored = await runner.score([row.vector for row in rows], begun + limit)
+                scored = await runner.score([row.vector for row in rows], begun + limit, gently=True)
             # Calls that fail do not say what they took; too many of them are the breaker's affair.
             self._spent(begun, scored.cpu_s, len(rows))
             if len(scored.scores) != len(rows):
                 return "error"
             failed = not any(self._valid(score) for score in scored.scores)
-        except TimeoutError:
-            # It does not say what it took; fewer rows may come back in time.
-            self._most = max(1, self._most // 4)
+        except TimeoutError as error:
+            # Fewer rows may come back in time. One that is hung does not say what it took.
+            fewer = max(1, self._most // 4)
+            if isinstance(error, TooLate):
+                self._spent(begun, error.cpu_s, len(rows))
+            self._most = min(self._most, fewer) if isinstance(error, TooLate) else fewer
             return "timeout"
         except asyncio.CancelledError:
             ticket.withdraw()

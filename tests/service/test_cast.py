@@ -32,7 +32,7 @@ class Scripted(Link):
     def connected(self) -> bool:
         return self.there
 
-    async def call(self, rows: Sequence[Mapping[str, Any]], end: float) -> Mapping[str, Any]:
+    async def call(self, rows: Sequence[Mapping[str, Any]], end: float, *, gently: bool = False) -> Mapping[str, Any]:
         self.asked += rows
         answer = self.answer()
         if isinstance(answer, Exception):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import sys
 from collections.abc import Callable, MutableMapping
 from typing import Any
 
@@ -102,6 +104,21 @@ def test_a_body_above_the_limit_is_refused(stage: MakeStage) -> None:
     sent, _ = asked(desk(stage()), None, body("x" * 6000, more=True), body("x" * 6000))
 
     assert (told(sent)[0], told(sent)[1]["problems"][0]["field"]) == (413, "body")
+
+
+def test_a_body_above_the_limit_is_let_go_at_once(stage: MakeStage) -> None:
+    chunk = b"x" * (LIMIT - 1)
+    counter = desk(stage())
+    gc.collect()
+    gc.disable()
+    try:
+        before = sys.getrefcount(chunk)
+        sent, _ = asked(counter, None, {**body(more=True), "body": chunk}, {**body(), "body": b"xx"})
+        assert told(sent)[0] == 413
+        # Not when the collector comes by.
+        assert sys.getrefcount(chunk) == before
+    finally:
+        gc.enable()
 
 
 def test_whoever_goes_away_within_a_request_is_told_nothing(stage: MakeStage) -> None:

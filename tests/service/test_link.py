@@ -17,7 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.link import Link, LinkDown, LinkServer, RunnerRefused, _Frames
+from service.link import Link, LinkDown, LinkServer, RunnerLate, RunnerRefused, _Frames
+from service.runners import RemoteRunner, Scored
 from service.settings import ROOT
 
 
@@ -280,28 +281,72 @@ def test_the_runner_lingers_until_its_gateways_have_gone(tmp_path: Path) -> None
     assert asyncio.run(run()) < 10
 
 
-def test_a_gentle_runner_answers_others_while_it_scores_many(tmp_path: Path) -> None:
+def test_a_runner_answers_others_while_it_scores_many_gently(tmp_path: Path) -> None:
     order: list[str] = []
 
     async def run() -> None:
-        server = LinkServer(tmp_path / "s", Echo(), gently=True)
+        server = LinkServer(tmp_path / "s", Echo(), cpu=0.1)
         await server.start()
         link = Link(tmp_path / "s")
         link.start()
         await until(lambda: link.connected)
 
-        async def asked(name: str, count: int) -> list[float]:
-            answer = await link.call([{"x": i, "cpu": 0} for i in range(count)], later())
+        async def asked(name: str, count: int, *, gently: bool = False) -> list[float]:
+            answer = await link.call([{"x": i, "cpu": 0} for i in range(count)], later(), gently=gently)
             order.append(name)
             return list(answer["scores"])
 
-        many, one = await asyncio.gather(asked("many", 300), asked("one", 1))
+        many, one = await asyncio.gather(asked("many", 300, gently=True), asked("one", 1))
         assert (len(many), one) == (300, [0.0])
         with pytest.raises(RunnerRefused, match="KeyError: 'x'"):
-            await link.call([{}] * 100, later())
+            await link.call([{}] * 100, later(), gently=True)
+        # For what somebody waits for there are no rests.
+        await asyncio.gather(asked("urgent", 300), asked("next", 1))
         await link.close()
         await server.close(1)
 
     asyncio.run(run())
 
-    assert order == ["one", "many"]
+    assert order == ["one", "many", "urgent", "next"]
+
+
+class Slow(Echo):
+    """Takes 100 ms, and says so."""
+
+    def score(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        time.sleep(0.1)
+        return {**super().score(rows), "cpu_s": 0.1}
+
+
+def test_a_runner_that_gives_up_says_so_in_time_and_what_it_has_spent(tmp_path: Path) -> None:
+    async def run() -> RunnerLate:
+        server = LinkServer(tmp_path / "s", Slow(), cpu=0.1)
+        await server.start()
+        link = Link(tmp_path / "s")
+        link.start()
+        await until(lambda: link.connected)
+        with pytest.raises(RunnerLate, match="of 50 rows were scored in time") as late:
+            await RemoteRunner(link).score([{"x": 1}] * 50, time.monotonic() + 0.55, gently=True)
+        await link.close()
+        await server.close(1)
+        return late.value
+
+    assert 0.2 <= asyncio.run(run()).cpu_s <= 0.5
+
+
+def test_rows_that_went_together_share_the_time_they_took(tmp_path: Path) -> None:
+    async def run() -> list[Scored]:
+        server = LinkServer(tmp_path / "s", Slow())
+        await server.start()
+        link = Link(tmp_path / "s")
+        link.start()
+        await until(lambda: link.connected)
+        runner = RemoteRunner(link, inflight=1)
+        found = await asyncio.gather(*(runner.score([{"x": i}], later()) for i in range(3)))
+        alone = await runner.score([{"x": 3}], later(), gently=True)
+        await link.close()
+        await server.close(1)
+        return [*found, alone]
+
+    # All three come before the first call leaves.
+    assert [round(scored.cpu_s, 4) for scored in asyncio.run(run())] == [0.0333, 0.0333, 0.0333, 0.1]

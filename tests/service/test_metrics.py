@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil  # type: ignore[import-untyped]  # carries no types
 import pytest
 
 from service.metrics import SCORE, count_shadow_scores, forget_dead_processes
@@ -43,6 +44,19 @@ def test_a_process_that_nobody_has_waited_for_is_dead(tmp_path: Path, monkeypatc
         forget_dead_processes()
 
         assert not gauge.exists()
+
+
+def test_a_process_of_whom_nothing_is_told_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hidden(pid: int) -> None:
+        raise psutil.AccessDenied(pid)
+
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    monkeypatch.setattr("psutil.Process", hidden)
+    (tmp_path / "gauge_liveall_7.db").touch()
+
+    forget_dead_processes()
+
+    assert (tmp_path / "gauge_liveall_7.db").exists()
 
 
 def test_a_file_that_names_no_process_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

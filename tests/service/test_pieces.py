@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from service.pieces import PIECE, Pieces, Row
+from service.pieces import PIECE, Pieces, Row, TooLate
 
 
 class Scorer:
@@ -26,6 +27,28 @@ class Scorer:
         self.sizes.append(len(rows))
         time.sleep(self.takes_s)
         return {"version": "1", "digest": self.digest, "scores": [row["x"] for row in rows], "cpu_s": 0.5}
+
+
+class Clock:
+    """Stands still but for the work that is told, and the rests."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        self.rests: list[float] = []
+        monkeypatch.setattr("service.pieces.time", SimpleNamespace(monotonic=lambda: self.now))
+        monkeypatch.setattr("service.pieces.asyncio", SimpleNamespace(sleep=self._sleep))
+
+    def works(self, seconds: float) -> Callable[[int], None]:
+        """What has each piece take so long."""
+
+        def work(_: int) -> None:
+            self.now += seconds
+
+        return work
+
+    async def _sleep(self, seconds: float) -> None:
+        self.rests.append(seconds)
+        self.now += seconds
 
 
 def scored(scorer: Scorer, count: int, patience_s: float = 60.0) -> dict[str, Any]:
@@ -103,10 +126,43 @@ def test_what_else_is_asked_gets_its_turn_between_pieces() -> None:
     assert {1, 2, 3} <= set(turns)
 
 
-def test_what_nobody_waits_for_any_more_is_not_computed() -> None:
-    scorer = Scorer(takes_s=0.02)
+@pytest.mark.parametrize(("cpu", "rests"), [(0.0, 0.0), (1.0, 0.0), (0.5, 1.0), (0.4, 1.5), (0.1, 3.0), (0.001, 3.0)])
+def test_the_more_of_a_processor_it_may_take_the_less_it_rests(
+    cpu: float, rests: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch)
 
-    with pytest.raises(TimeoutError, match="of 100 rows were scored in time"):
-        scored(scorer, 100, patience_s=0.1)
+    asyncio.run(Pieces(Scorer(before=clock.works(0.01)).score, cpu).score([{"x": 0.0}] * 10, 60.0))
 
-    assert sum(scorer.sizes) < 15
+    # Seven pieces, the first of four rows.
+    assert clock.rests == pytest.approx([0.01 * rests] * 6)
+
+
+def test_a_row_the_model_cannot_take_does_not_cost_the_others_their_score() -> None:
+    def picky(rows: Sequence[Row]) -> dict[str, Any]:
+        if rows[0]["x"] in unwanted:
+            raise KeyError("y")
+        return Scorer(takes_s=0.002).score(rows)
+
+    rows = [{"x": float(i)} for i in range(8)]
+    unwanted = {5.0, 7.0}
+    assert asyncio.run(Pieces(picky).score(rows, time.monotonic() + 60))["scores"] == [0, 1, 2, 3, 4, None, 6, None]
+
+    pieces = Pieces(picky)
+    asyncio.run(pieces.score(rows[:4], time.monotonic() + 60))
+    unwanted = {float(i) for i in range(8)}
+    with pytest.raises(KeyError):
+        asyncio.run(pieces.score(rows, time.monotonic() + 60))
+
+
+def test_what_nobody_waits_for_any_more_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    scorer = Scorer(before=clock.works(0.02))
+
+    with pytest.raises(TooLate, match="8 of 100 rows were scored in time") as late:
+        asyncio.run(Pieces(scorer.score).score([{"x": 0.0}] * 100, 0.11))
+
+    # Four rows at first, and then one by one. It says so while somebody hears it.
+    assert scorer.sizes == [4, 1, 1, 1, 1]
+    assert late.value.cpu_s == 0.5 * 5
+    assert clock.now < 0.11
