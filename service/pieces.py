@@ -81,6 +81,9 @@ class Pieces:
                 now = time.monotonic()
                 cpu_s += now - since
             else:
+                if len(answer["scores"]) != len(part):
+                    msg = f"the model gave {len(answer['scores'])} scores for {len(part)} rows"
+                    raise ValueError(msg)
                 now = time.monotonic()
                 self._row_s = max((now - since) / len(part), 1e-9)
                 cpu_s += answer["cpu_s"]

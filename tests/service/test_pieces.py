@@ -155,6 +155,15 @@ def test_a_row_the_model_cannot_take_does_not_cost_the_others_their_score() -> N
         asyncio.run(pieces.score(rows, time.monotonic() + 60))
 
 
+@pytest.mark.parametrize("given", [0, 1, 3, 5])
+def test_a_model_that_gives_another_number_of_scores_is_refused(given: int) -> None:
+    def miscounting(rows: Sequence[Row]) -> dict[str, Any]:
+        return {"version": "1", "digest": "one", "scores": [0.5] * given, "cpu_s": 0.0}
+
+    with pytest.raises(ValueError, match=f"gave {given} scores for 4 rows"):
+        asyncio.run(Pieces(miscounting).score([{"x": 0.0}] * 8, time.monotonic() + 60))
+
+
 def test_what_nobody_waits_for_any_more_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     scorer = Scorer(before=clock.works(0.02))
