@@ -255,7 +255,7 @@ bench-lookup: $(READY) ## time of a feature lookup against plain Feast, SQLite a
 	@$(PY) -W ignore -m benchmarks.lookup
 
 .PHONY: bench-serving
-bench-serving: $(READY) ## requests per second and latency against stock BentoML and a hand-written service (about 12 minutes)
+bench-serving: $(READY) ## requests per second and latency against stock BentoML and a hand-written service (about 15 minutes)
 	@$(PY) -W ignore -m benchmarks.serving
 
 .PHONY: bench-verdict

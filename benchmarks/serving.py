@@ -39,7 +39,7 @@ from service.sampling import Sampling
 
 CONNECTIONS = (1, 16)
 # Rounds in a closed loop, which are printed and not judged.
-_FEW_ROUNDS = 6
+_FEW_ROUNDS = 4
 # What is compared with and without a shadow.
 _COMPARED = ("p50", "p99")
 # As many as an open loop could need at once.
@@ -68,20 +68,22 @@ class _Kind:
         models: folder of its models.
         settled_s: time after which a turn with it is like any later one.
         seconds: of such a turn that count.
+        share: of the rounds; some turns take longer than others.
     """
 
     name: str
     models: str
     settled_s: float
     seconds: float
+    share: float = 1.0
 
 
 _KINDS = (
     _Kind("shadow", "models", 0.5, 1.5),
     # Its queue fills, and it uses up what it had saved.
     _Kind("slow_shadow", "slow/models", 2.5, 2.0),
-    # A stopped one is noticed after three seconds, killed, and another one started.
-    _Kind("dead_shadow", "models", 0.5, 4.5),
+    # A stopped one is killed after three seconds; the one that is started in its place is stopped too.
+    _Kind("dead_shadow", "models", 5.0, 2.0, 0.5),
 )
 _OFF_SETTLED_S, _OFF_S = 0.5, 1.5
 
@@ -204,7 +206,7 @@ class Bench:
         with Turns(stage.url, kinds, connections=OPEN, rate=round(peak / 2)) as load:
             on: list[Run] = []
             off = [self._turn(load, stage, "half of peak", asked=False)]
-            for _ in range(self._length.shadow_rounds):
+            for _ in range(round(self._length.shadow_rounds * stage.kind.share)):
                 on.append(self._turn(load, stage, "half of peak", asked=True))
                 off.append(self._turn(load, stage, "half of peak", asked=False))
         figures = beside(stage.kind.name, list(zip(on, off, off[1:], strict=False)))

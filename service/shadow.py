@@ -11,7 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from service import metrics
 from service.breaker import Breaker
@@ -63,8 +63,7 @@ class Bounds:
     cpu: float = 0.0
 
 
-@dataclass(frozen=True)
-class Rehearsal:
+class Rehearsal(NamedTuple):
     """One request on its way to a shadow: the same vector the primary got."""
 
     request_id: str
