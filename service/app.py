@@ -17,6 +17,7 @@ from bentoml.exceptions import BentoMLException
 from pydantic import ValidationError
 from starlette.responses import Response
 
+from service import lean
 from service.admin import admin_app
 from service.answers import PredictAnswer, RowRefused
 from service.courtesy import SHADOW_NICE, give_way
@@ -31,10 +32,10 @@ from service.patches import patch_bentoml
 from service.roles import SLOTS, Role, read_roles, shadow_slots
 from service.rundir import share_run_dir, socket_of
 from service.settings import settings
-from service.unchecked import unchecked
 from service.wire import Taken, spoken
 
 logger = logging.getLogger("understudy")
+lean.serving = True
 
 _LINGER_S = 15.0
 # The thread that reads the online store gives the interpreter up and takes it back several times a read, and a busy
@@ -157,7 +158,7 @@ class Gateway(_Shadows):
     fallback = bentoml.depends(Fallback)
 
     def __init__(self) -> None:
-        with unchecked():
+        with lean.unchecked():
             from service.wiring import assemble
 
         self.gear = assemble(SETTINGS)

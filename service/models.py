@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.errors import PackageError
+from service.lean import without
 
 Matrix = npt.NDArray[np.float64]
 # Encoded rows (rows x features, missing as NaN) to one probability per row.
@@ -101,7 +102,8 @@ def open_model(name: str, content: bytes, width: int) -> Score:
 
 
 def _lightgbm(content: bytes) -> Score:
-    import lightgbm
+    with without("sklearn", "pandas"):
+        import lightgbm
 
     booster = lightgbm.Booster(model_str=content.decode())
     return lambda x: np.asarray(booster.predict(x, num_threads=1), dtype=np.float64)

@@ -4,14 +4,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typeguard
 from feast import FeatureView
 
 from deploy.demo import environment
+from service.lean import unchecked
+from service.models import open_model
 from service.settings import ROOT
-from service.unchecked import unchecked
 from tests.bundle import make_bundle
+from tests.service.test_models import toy
 
 
 def test_what_is_imported_without_checks_is_as_it_is_written() -> None:
@@ -51,3 +54,24 @@ def test_a_runner_does_not_import_feast_and_a_gateway_without_its_checks(tmp_pat
 
     assert done.stdout.split() == ["False", "False"]
     assert any(name.startswith("check_") for name in FeatureView.__init__.__code__.co_names)
+
+
+@pytest.mark.parametrize("serving", [True, False])
+def test_a_runner_scores_without_what_lightgbm_would_like_to_have(tmp_path: Path, *, serving: bool) -> None:
+    (tmp_path / "model.txt").write_bytes(toy("lightgbm").content)
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "import numpy as np\n"
+        "from service import lean\n"
+        f"lean.serving = {serving}\n"
+        "from service.models import open_model\n"
+        f"score = open_model('lightgbm', Path({str(tmp_path / 'model.txt')!r}).read_bytes(), 3)\n"
+        "print('sklearn' in sys.modules, 'pandas' in sys.modules, *score(np.zeros((2, 3))))\n"
+        "import sklearn, pandas\n"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    expected = open_model("lightgbm", toy("lightgbm").content, 3)(np.zeros((2, 3)))
+    assert done.stdout.split() == [str(not serving), str(not serving), *map(str, expected)]
