@@ -34,7 +34,7 @@ def unchecked() -> Iterator[None]:
 
 @contextmanager
 def without(*names: str) -> Iterator[None]:
-    """Have what is imported in this block find none of these libraries, unless the process has them or is no service."""
+    """Hide libraries from what is imported in this block, in a serving process that has not imported them before."""
     hidden = [name for name in names if serving and name not in sys.modules]
     sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: an import fails
     try:
