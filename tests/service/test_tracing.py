@@ -201,17 +201,18 @@ def test_a_collector_that_never_answers_costs_a_request_next_to_nothing(
     collector.silent.set()
     lost: list[int] = []
     tracer = from_settings(collector.url, 1.0, "1", lost.append)
-    longest = 0.0
+    taken = []
 
     with caplog.at_level(logging.INFO):
         for _ in range(20_000):
             begun = time.perf_counter()
             tracer.seen(trip())
-            longest = max(longest, time.perf_counter() - begun)
+            taken.append(time.perf_counter() - begun)
         begun = time.perf_counter()
         tracer.close()
 
-    assert longest < 0.25
+    # Waiting for the collector would be felt in every batch of 512; the machine may pause once or twice.
+    assert sorted(taken)[-5] < 0.25
     assert time.perf_counter() - begun < 5
     # All but what the queue holds and the one batch under way: nothing piles up.
     assert sum(lost) == 4 * 20_000 - (2048 + 512)
