@@ -115,8 +115,13 @@ class Machine:
 
 
 @contextlib.contextmanager
-def stopped_shadow(folder: Path) -> Iterator[None]:
-    """Keep the shadow of the service in a folder stopped, also the one that is started in its place."""
+def stopped_shadow(folder: Path, watched_s: float) -> Iterator[None]:
+    """Keep the shadow of the service in a folder stopped, also the one that is started in its place.
+
+    Args:
+        watched_s: time within which that happens. Nobody kills the second one, which has not yet said who it is; and
+            looking for it takes time that others would be measured in.
+    """
     shadows = processes(folder).get("shadow", [])
     if not shadows:
         raise SystemExit(f"no process of the shadow in {folder}")
@@ -129,8 +134,10 @@ def stopped_shadow(folder: Path) -> Iterator[None]:
                     if service_name(child) == "shadow":
                         getattr(child, what)()
 
+    end = time.monotonic() + watched_s
+
     def keep() -> None:
-        while not over.wait(0.5):
+        while not over.wait(0.5) and time.monotonic() < end:
             each("suspend")
 
     each("suspend")

@@ -100,7 +100,7 @@ class _Stage:
         dead = asked and self.kind.name == "dead_shadow"
         self._breaker("auto" if asked else "forced_open")
         load.take(int(asked))
-        with stopped_shadow(self._folder) if dead else contextlib.nullcontext():
+        with stopped_shadow(self._folder, self.kind.settled_s) if dead else contextlib.nullcontext():
             time.sleep(self.kind.settled_s if asked else _OFF_SETTLED_S)
             yield
         if dead:
@@ -118,6 +118,8 @@ class _Stage:
             if time.monotonic() > end:
                 raise SystemExit(f"the shadow of {self.url} did not come back")
             time.sleep(0.1)
+        # What a start leaves to do.
+        time.sleep(1.0)
 
 
 class Bench:
