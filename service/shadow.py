@@ -284,7 +284,7 @@ class ShadowPath:
             fewer = max(1, self._most // 4)
             if isinstance(error, TooLate):
                 self._spent(begun, error.cpu_s, len(rows))
-            self._most = min(self._most, fewer) if isinstance(error, TooLate) else fewer
+            self._most = min(self._most, fewer)
             return "timeout"
         except asyncio.CancelledError:
             ticket.withdraw()

@@ -26,7 +26,7 @@ def test_what_is_imported_without_checks_is_as_it_is_written() -> None:
         assert typeguard.typechecked(debug_instrumentation=True)(written) is written
 
     with pytest.raises(typeguard.TypeCheckError):
-        typeguard.typechecked(written)("no number")  # type: ignore[arg-type]
+        typeguard.typechecked(written)("no number")  # type: ignore[arg-type]  # what the check is for
 
 
 def test_a_failed_import_leaves_the_checks_to_others() -> None:

@@ -9,7 +9,8 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -318,17 +319,26 @@ class Slow(Echo):
         return {**super().score(rows), "cpu_s": 0.1}
 
 
-def test_a_runner_that_gives_up_says_so_in_time_and_what_it_has_spent(tmp_path: Path) -> None:
-    async def run() -> RunnerLate:
-        server = LinkServer(tmp_path / "s", Slow(), cpu=0.1)
-        await server.start()
-        link = Link(tmp_path / "s")
-        link.start()
-        await until(lambda: link.connected)
-        with pytest.raises(RunnerLate, match="of 50 rows were scored in time") as late:
-            await RemoteRunner(link).score([{"x": 1}] * 50, time.monotonic() + 0.55, gently=True)
+@asynccontextmanager
+async def slow(path: Path) -> AsyncIterator[Link]:
+    """A line to a slow runner."""
+    server = LinkServer(path, Slow(), cpu=0.1)
+    await server.start()
+    link = Link(path)
+    link.start()
+    await until(lambda: link.connected)
+    try:
+        yield link
+    finally:
         await link.close()
         await server.close(1)
+
+
+def test_a_runner_that_gives_up_says_so_in_time_and_what_it_has_spent(tmp_path: Path) -> None:
+    async def run() -> RunnerLate:
+        async with slow(tmp_path / "s") as link:
+            with pytest.raises(RunnerLate, match="of 50 rows were scored in time") as late:
+                await RemoteRunner(link).score([{"x": 1}] * 50, time.monotonic() + 0.55, gently=True)
         return late.value
 
     assert 0.2 <= asyncio.run(run()).cpu_s <= 0.5
@@ -336,17 +346,10 @@ def test_a_runner_that_gives_up_says_so_in_time_and_what_it_has_spent(tmp_path: 
 
 def test_rows_that_went_together_share_the_time_they_took(tmp_path: Path) -> None:
     async def run() -> list[Scored]:
-        server = LinkServer(tmp_path / "s", Slow())
-        await server.start()
-        link = Link(tmp_path / "s")
-        link.start()
-        await until(lambda: link.connected)
-        runner = RemoteRunner(link, inflight=1)
-        found = await asyncio.gather(*(runner.score([{"x": i}], later()) for i in range(3)))
-        alone = await runner.score([{"x": 3}], later(), gently=True)
-        await link.close()
-        await server.close(1)
-        return [*found, alone]
+        async with slow(tmp_path / "s") as link:
+            runner = RemoteRunner(link, inflight=1)
+            found = await asyncio.gather(*(runner.score([{"x": i}], later()) for i in range(3)))
+            return [*found, await runner.score([{"x": 3}], later(), gently=True)]
 
     # All three come before the first call leaves.
     assert [round(scored.cpu_s, 4) for scored in asyncio.run(run())] == [0.0333, 0.0333, 0.0333, 0.1]
